@@ -1,0 +1,24 @@
+"""Fixtures that every room of the tests shares."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip("the golden numbers are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_case_dir() -> Path:
+    folder = SHARED / "data" / "BraTS20_Training_901"
+    if not folder.is_dir():
+        pytest.skip("the real case is not beside this checkout")
+    return folder
