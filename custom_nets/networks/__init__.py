@@ -1,0 +1,7 @@
+"""Networks: PyTorch and MONAI alone."""
+
+from custom_nets.networks.ossnet import OSSNet
+from custom_nets.networks.ossnet_encoder import Latent
+from custom_nets.networks.pade import PadeActivation
+
+__all__ = ["Latent", "OSSNet", "PadeActivation"]

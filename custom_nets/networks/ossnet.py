@@ -1,0 +1,208 @@
+"""OSS-Net: occupancy networks for semantic segmentation, and its variants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from custom_nets.networks.ossnet_decoder import OSSNetDecoder
+from custom_nets.networks.ossnet_encoder import Latent, OSSNetEncoder
+from custom_nets.networks.patches import gather_local_patches, gather_mid_range_patches
+
+
+class Variant(NamedTuple):
+    """What tells one variant from another: patches that the decoder reads, and the kind of encoder."""
+
+    local_patches: bool
+    mid_range_patches: bool
+    skip_encoder: bool
+
+
+VARIANTS: dict[str, Variant] = {
+    "onet": Variant(False, False, False),
+    "a": Variant(True, False, False),
+    "b": Variant(True, True, False),
+    "c": Variant(True, False, True),
+    "d": Variant(True, True, True),
+}
+
+# The sizes of the published networks; one region, voxel coordinates.
+PUBLISHED: dict[str, dict] = {
+    "brats": {
+        "in_channels": 4,
+        "grid_size": (128, 128, 80),
+        "encoder_channels": (16, 32, 64, 128),
+        "latent_size": (8, 8, 5),
+    },
+    "lits": {
+        "in_channels": 1,
+        "grid_size": (256, 256, 256),
+        "encoder_channels": (8, 16, 32, 64, 128),
+        "latent_size": (8, 8, 8),
+    },
+}
+
+
+class OSSNet(nn.Module):
+    """Occupancy network for semantic segmentation.
+
+    An encoder sees the image reduced to a coarse grid; a decoder answers for any voxel of the full-resolution image,
+    from the latent vectors, the voxel's position and (variants A to D) the patch around it.
+
+    Args:
+        variant: `onet` (no patches), `a` (local patches), `b` (local and mid-range), `c` and `d` (as `a` and `b`, with
+            a skip encoder and an auxiliary segmentation).
+        in_channels: modalities C.
+        num_regions: regions R.
+        grid_size: voxels `(h, w, d)` that the encoder sees, whatever the image's size.
+        coordinates: `unit` (each axis of the image -1..1) or `voxel` (raw indices, as the published weights expect).
+        encoder_channels: features of each encoder block; every block halves the grid.
+        latent_size: grid of the latent vectors, L = its product; default: the grid after the last block.
+        hidden_features: width of the decoder.
+        norm: the encoder's normalisation by MONAI's names.
+        mid_range_pooling: `mean`, or `max` as the published inference pools.
+        points_per_chunk: points decoded at a time by the dense `forward(image)`.
+
+    Raises:
+        ValueError: for an unknown variant or kind of coordinates, or a grid too small for the blocks.
+
+    Source: Reich et al., OSS-Net: Memory Efficient High Resolution Semantic Segmentation of 3D Medical Data, BMVC 2021.
+    """
+
+    def __init__(
+        self,
+        variant: str = "c",
+        in_channels: int = 4,
+        num_regions: int = 3,
+        grid_size: Sequence[int] = (128, 128, 80),
+        coordinates: str = "unit",
+        encoder_channels: Sequence[int] = (16, 32, 64, 128),
+        latent_size: Sequence[int] | None = None,
+        hidden_features: int = 512,
+        norm: str | tuple = "batch",
+        mid_range_pooling: str = "mean",
+        points_per_chunk: int = 2048,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            msg = f"variant must be one of {', '.join(VARIANTS)}, got '{variant}'"
+            raise ValueError(msg)
+        if coordinates not in ("unit", "voxel"):
+            msg = f"coordinates must be 'unit' or 'voxel', got '{coordinates}'"
+            raise ValueError(msg)
+        if min(grid_size) < 2 ** len(encoder_channels):
+            msg = (
+                f"grid_size must be at least {2 ** len(encoder_channels)} a side for {len(encoder_channels)} encoder "
+                f"blocks, got {tuple(grid_size)}"
+            )
+            raise ValueError(msg)
+        self.variant = VARIANTS[variant]
+        self.grid_size = tuple(grid_size)
+        self.coordinates = coordinates
+        self.mid_range_pooling = mid_range_pooling
+        self.points_per_chunk = points_per_chunk
+        latent_size = latent_size or [size >> len(encoder_channels) for size in grid_size]
+        self.encoder = OSSNetEncoder(
+            in_channels, encoder_channels, latent_size, num_regions, skips=self.variant.skip_encoder, norm=norm
+        )
+        self.decoder = OSSNetDecoder(
+            num_regions,
+            latent_length=math.prod(latent_size),
+            patch_channels=in_channels * (self.variant.local_patches + self.variant.mid_range_patches),
+            hidden_features=hidden_features,
+        )
+
+    @classmethod
+    def published(cls, variant: str = "c", dataset: str = "brats") -> OSSNet:
+        """Builds exactly the published network of a dataset (`brats` or `lits`): one region, voxel coordinates.
+
+        Raises:
+            ValueError: for an unknown dataset or variant.
+        """
+        if dataset not in PUBLISHED:
+            msg = f"dataset must be one of {', '.join(PUBLISHED)}, got '{dataset}'"
+            raise ValueError(msg)
+        return cls(variant, num_regions=1, coordinates="voxel", **PUBLISHED[dataset])
+
+    def encode(self, image: Tensor) -> Latent:
+        """Reduces an image `[B, C, H, W, D]` to the encoder's grid (anti-aliased) and encodes it."""
+        return self.encoder(resize_to_grid(_plain(image), self.grid_size))
+
+    def decode(self, latent: Latent, image: Tensor, points: Tensor) -> Tensor:
+        """Decodes points.
+
+        Args:
+            latent: the result of `encode`.
+            image: the full-resolution image `[B, C, H, W, D]` whose patches are read.
+            points: integer voxel indices `[B, N, 3]` of that image.
+
+        Returns:
+            Logits `[B, N, R]`.
+        """
+        image = _plain(image)
+        return self.decoder(latent, self.to_coordinates(points, image.shape[2:]), self.gather_patches(image, points))
+
+    def gather_patches(self, image: Tensor, points: Tensor) -> Tensor | None:
+        """Gathers what the decoder reads of the image: `[B, N, Cp, 7, 7, 7]`, local channels before mid-range ones.
+
+        None for the variant without patches.
+        """
+        image, points = _plain(image), _plain(points)
+        if not self.variant.local_patches:
+            return None
+        local = gather_local_patches(image, points)
+        if not self.variant.mid_range_patches:
+            return local
+        return torch.cat([local, gather_mid_range_patches(image, points, self.mid_range_pooling)], dim=2)
+
+    def to_coordinates(self, points: Tensor, image_size: Sequence[int]) -> Tensor:
+        """Turns voxel indices `[B, N, 3]` into the coordinates that the decoder was trained with, float32."""
+        raw = _plain(points).float()
+        if self.coordinates == "voxel":
+            return raw
+        last = raw.new_tensor([max(size - 1, 1) for size in image_size])
+        return raw * (2 / last) - 1
+
+    def forward(self, image: Tensor, points: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor | None]:
+        """Runs the network.
+
+        Args:
+            image: `[B, C, H, W, D]`.
+            points: integer voxel indices `[B, N, 3]`.
+
+        Returns:
+            With points: their logits `[B, N, R]` and the auxiliary logits `[B, R, h, w, d]` (None for a plain encoder).
+            Without: dense logits `[B, R, H, W, D]`.
+        """
+        latent = self.encode(image)
+        if points is None:
+            return self._decode_dense(latent, image)
+        return self.decode(latent, image, points), latent.segmentation
+
+    def _decode_dense(self, latent: Latent, image: Tensor) -> Tensor:
+        size = image.shape[2:]
+        chunks = []
+        for flat in torch.arange(math.prod(size), device=image.device).split(self.points_per_chunk):
+            points = torch.stack(torch.unravel_index(flat, tuple(size)), dim=-1)
+            chunks.append(self.decode(latent, image, points.expand(len(image), -1, -1)))
+        return torch.cat(chunks, dim=1).transpose(1, 2).reshape(len(image), -1, *size)
+
+
+def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
+    """Resizes `[B, C, H, W, D]` to `[B, C, h, w, d]`: the mean over each cell, trilinear where the grid is finer.
+
+    For a factor of just 2 this is the trilinear resize of the published code.
+    """
+    h, w, d = grid = tuple(grid_size)
+    if all(size >= wanted for size, wanted in zip(image.shape[2:], grid, strict=True)):
+        return nn.functional.adaptive_avg_pool3d(image, (h, w, d))
+    return nn.functional.interpolate(image, grid, mode="trilinear", align_corners=False)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Strips MONAI's metadata, which costs time at every operation."""
+    return tensor.as_subclass(Tensor)

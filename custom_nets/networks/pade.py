@@ -1,0 +1,158 @@
+"""Padé activation: a learnable rational function in place of a fixed non-linearity."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LEAKY_RELU_DENOMINATOR", "LEAKY_RELU_NUMERATOR", "PadeActivation"]
+
+logger = logging.getLogger(__name__)
+
+# The fit of a leaky ReLU for about |x| <= 3 that every instance of the published OSS-Net starts from.
+LEAKY_RELU_NUMERATOR = (3.35583603e-02, 5.05000375e-01, 1.65343934e00, 2.01001052e00, 9.31901999e-01, 1.52424124e-01)
+LEAKY_RELU_DENOMINATOR = (3.30847488e-06, 3.98021568e00, 5.12471206e-07, 3.01830109e-01)
+
+# Below this number of elements the compiled kernel gains less than its compilation costs.
+_COMPILE_FROM = 1 << 17
+
+
+def _absolute(x: Tensor) -> Tensor:
+    """|x| whose slope at zero is +1 (autograd has 0 there), as in the published activation."""
+    return x * torch.copysign(torch.ones_like(x), x)
+
+
+def pade(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Evaluates the function by Horner's scheme; plain operations, open to TorchScript and to any compiler."""
+    n, d = numerator, _absolute(denominator)
+    a = _absolute(x)
+    top = n[0] + x * (n[1] + x * (n[2] + x * (n[3] + x * (n[4] + x * n[5]))))
+    return top / (1.0 + a * (d[0] + a * (d[1] + a * (d[2] + a * d[3]))))
+
+
+def _pade_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for x, numerator and denominator, with everything recomputed from x.
+
+    The sign of zero counts as plus (`copysign`), as in the published activation. Dividing by the denominator
+    twice, instead of once by its square, keeps every intermediate value within float32 for |x| <= 1e4.
+    """
+    n, d = numerator, denominator.abs()
+    a, sign = x.abs(), torch.copysign(torch.ones_like(x), x)
+    top = n[0] + x * (n[1] + x * (n[2] + x * (n[3] + x * (n[4] + x * n[5]))))
+    bottom = 1.0 + a * (d[0] + a * (d[1] + a * (d[2] + a * d[3])))
+    top_slope = n[1] + x * (2.0 * n[2] + x * (3.0 * n[3] + x * (4.0 * n[4] + x * (5.0 * n[5]))))
+    bottom_slope = sign * (d[0] + a * (2.0 * d[1] + a * (3.0 * d[2] + a * (4.0 * d[3]))))
+    scaled = grad / bottom
+    y = top / bottom
+    grad_x = scaled * (top_slope - y * bottom_slope)
+    s1 = scaled * x
+    s2 = s1 * x
+    s3 = s2 * x
+    s4 = s3 * x
+    grad_n = torch.stack([scaled.sum(), s1.sum(), s2.sum(), s3.sum(), s4.sum(), (s4 * x).sum()])
+    t1 = -scaled * y * a
+    t2 = t1 * a
+    t3 = t2 * a
+    grad_d = torch.stack([t1.sum(), t2.sum(), t3.sum(), (t3 * a).sum()])
+    return grad_x, grad_n, grad_d * torch.copysign(torch.ones_like(denominator), denominator)
+
+
+class _Kernels:
+    """Forward and backward, compiled where that is possible and the eager form elsewhere.
+
+    A compilation that fails (no compiler, no Triton, an unwritable cache) is reported once and never tried again.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        self.works = _has_compiler(device_type)
+        # Sizes differ from layer to layer and from chunk to chunk: one dynamic kernel serves all.
+        self._forward = torch.compile(pade, dynamic=True)
+        self._backward = torch.compile(_pade_backward, dynamic=True)
+
+    def forward(self, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+        return self._run(self._forward, pade, x, numerator, denominator)
+
+    def backward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._run(self._backward, _pade_backward, *tensors)
+
+    def _run(self, compiled: Callable, eager: Callable, *tensors: Tensor):  # type: ignore[no-untyped-def]
+        if not self.works or tensors[0].numel() < _COMPILE_FROM:
+            return eager(*tensors)
+        try:
+            # One dimension, so that tensors of every rank share a kernel.
+            results = compiled(*(t.reshape(-1) if t.shape == tensors[0].shape else t for t in tensors))
+        except Exception as error:
+            self.works = False
+            reason = str(error).strip().splitlines()[:1]
+            logger.warning("The Padé activation could not be compiled and runs in its slower eager form: %s", reason)
+            return eager(*tensors)
+        if isinstance(results, Tensor):
+            return results.view(tensors[0].shape)
+        return results[0].view(tensors[0].shape), *results[1:]
+
+
+def _has_compiler(device_type: str) -> bool:
+    if device_type == "cpu":
+        return any(shutil.which(name) for name in ("g++", "c++", "clang++", "cl"))
+    return device_type == "cuda"
+
+
+@cache
+def _kernels(device_type: str) -> _Kernels:
+    return _Kernels(device_type)
+
+
+class _Pade(torch.autograd.Function):
+    """Saves x alone for the backward pass (autograd would keep some fifteen tensors of its size)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, numerator, denominator)
+        return _kernels(x.device.type).forward(_at_least_float32(x), numerator, denominator).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        x, numerator, denominator = ctx.saved_tensors
+        kernels = _kernels(x.device.type)
+        grad_x, grad_n, grad_d = kernels.backward(_at_least_float32(grad), _at_least_float32(x), numerator, denominator)
+        return grad_x.to(x.dtype), grad_n, grad_d
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class PadeActivation(nn.Module):
+    r"""Safe Padé activation unit of order (5, 4), applied element by element.
+
+    .. math:: f(x) = \frac{\sum_{i=0}^{5} n_i x^i}{1 + \sum_{j=1}^{4} |d_{j-1}| |x|^j}
+
+    Source: Molina et al., "Padé Activation Units", ICLR 2020 (version A); used throughout OSS-Net (Reich et al., BMVC
+    2021). The coefficients start from the fit of a leaky ReLU and are shared by all elements of the input.
+
+    Half-precision inputs are computed in float32 inside and returned in their own dtype. Where a compiler is present
+    the kernels are compiled at the first large input, elsewhere the eager form gives the same numbers. The second
+    derivative is not implemented.
+
+    Shapes: any, returned unchanged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numerator = nn.Parameter(torch.tensor(LEAKY_RELU_NUMERATOR))
+        self.denominator = nn.Parameter(torch.tensor(LEAKY_RELU_DENOMINATOR))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the activation."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out the branch of just this condition)
+            # An outer compiler or tracer takes the plain form into its own graph.
+            if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+                return _Pade.apply(x, self.numerator, self.denominator)
+        high = x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
+        return pade(high, self.numerator, self.denominator).to(x.dtype)

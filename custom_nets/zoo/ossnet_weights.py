@@ -1,0 +1,137 @@
+"""Conversion of published OSS-Net checkpoints to our parameter names."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from custom_nets.errors import InputError
+from custom_nets.networks import OSSNet
+
+# Published name -> ours, as patterns applied one after the other.
+_RULES: tuple[tuple[str, str], ...] = (
+    (r"weight_(numerator|denominator)$", r"\1"),
+    (r"^encoder\.blocks\.(\d+)\.main_mapping\.0\.", r"encoder.blocks.\1.conv1."),
+    (r"^encoder\.blocks\.(\d+)\.main_mapping\.1\.", r"encoder.blocks.\1.norm1."),
+    (r"^encoder\.blocks\.(\d+)\.main_mapping\.2\.", r"encoder.blocks.\1.act1."),
+    (r"^encoder\.blocks\.(\d+)\.main_mapping\.5\.", r"encoder.blocks.\1.conv2."),
+    (r"^encoder\.blocks\.(\d+)\.main_mapping\.6\.", r"encoder.blocks.\1.norm2."),
+    (r"^encoder\.blocks\.(\d+)\.residual_mapping\.", r"encoder.blocks.\1.skip."),
+    (r"^encoder\.blocks\.(\d+)\.final_activation\.", r"encoder.blocks.\1.act2."),
+    (r"^encoder\.output_mappings\.(\d+)\.1\.", r"encoder.skips.\1.conv."),
+    (r"^encoder\.output_mappings\.(\d+)\.2\.", r"encoder.skips.\1.norm."),
+    (r"^encoder\.output_mappings\.(\d+)\.3\.", r"encoder.skips.\1.act."),
+    (r"^encoder\.final_mapping\.0\.", "encoder.to_latent.conv."),
+    (r"^encoder\.final_mapping\.1\.", "encoder.to_latent.norm."),
+    (r"^encoder\.final_mapping\.2\.", "encoder.to_latent.act."),
+    (r"^encoder\.segmentation_mapping\.0\.", "encoder.segmentation."),
+    (r"^decoder\.patch_mapping\.mapping\.0\.", "decoder.patch_mapping.conv1."),
+    (r"^decoder\.patch_mapping\.mapping\.1\.", "decoder.patch_mapping.act1."),
+    (r"^decoder\.patch_mapping\.mapping\.3\.", "decoder.patch_mapping.conv2."),
+    (r"^decoder\.patch_mapping\.mapping\.4\.", "decoder.patch_mapping.act2."),
+    (r"^decoder\.blocks\.(\d+)\.linear_layer_([12])\.", r"decoder.blocks.\1.linear\2."),
+    (r"^decoder\.blocks\.(\d+)\.cnb_([12])\.linear_", r"decoder.blocks.\1.norm\2."),
+    (r"^decoder\.blocks\.(\d+)\.cnb_([12])\.normalization\.", r"decoder.blocks.\1.norm\2."),
+    (r"^decoder\.blocks\.(\d+)\.activation\.", r"decoder.blocks.\1.act1."),
+    (r"^decoder\.blocks\.(\d+)\.final_activation\.", r"decoder.blocks.\1.act2."),
+    (r"^decoder\.blocks\.(\d+)\.residual_mapping\.", r"decoder.blocks.\1.skip."),
+    (r"^decoder\.final_mapping\.0\.", "decoder.to_logits."),
+)
+
+
+def published_to_ours(key: str) -> str:
+    """Translates one published parameter name; a name that no rule knows is returned unchanged."""
+    for pattern, replacement in _RULES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def convert_ossnet_state_dict(published_state_dict: Mapping[str, Tensor], net: OSSNet) -> dict[str, Tensor]:
+    """Converts a published state dict to one that `net` loads strictly, with equal outputs.
+
+    Args:
+        published_state_dict: as the published code saves it; `module.` prefixes of DataParallel are accepted.
+        net: the network it is for, usually `OSSNet.published(variant, dataset)`.
+
+    Raises:
+        InputError: naming the missing keys (our names), the unexpected and the wrongly shaped ones (published names).
+    """
+    names = {key.removeprefix("module."): tensor for key, tensor in published_state_dict.items()}
+    converted = {published_to_ours(key): tensor for key, tensor in names.items()}
+    original = {published_to_ours(key): key for key in names}
+    wanted = net.state_dict()
+    faults = [
+        _listing("missing", [key for key in wanted if key not in converted]),
+        _listing("unexpected", [original[key] for key in converted if key not in wanted]),
+        _listing(
+            "wrongly shaped",
+            [
+                f"{original[key]} ({tuple(tensor.shape)}, expected {tuple(wanted[key].shape)})"
+                for key, tensor in converted.items()
+                if key in wanted and tensor.shape != wanted[key].shape
+            ],
+        ),
+    ]
+    found = "; ".join(fault for fault in faults if fault)
+    if found:
+        msg = f"the checkpoint does not fit the network: {found}; check the variant and the dataset"
+        raise InputError(msg)
+    return {key: converted[key].to(wanted[key].dtype) for key in wanted}
+
+
+def convert_ossnet_checkpoint(source: str | Path, target: str | Path, variant: str, dataset: str) -> OSSNet:
+    """Converts a published checkpoint file; the result is a plain state dict that MONAI bundles load.
+
+    Args:
+        source: file of the published code (a state dict).
+        target: file to write.
+        variant: `onet`, `a`, `b`, `c` or `d`.
+        dataset: `brats` or `lits`.
+
+    Returns:
+        The network with the converted weights.
+
+    Raises:
+        InputError: when the file cannot be read safely, is no state dict, or does not fit.
+    """
+    try:
+        net = OSSNet.published(variant, dataset)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    state = _load_state_dict(Path(source))
+    try:
+        net.load_state_dict(convert_ossnet_state_dict(state, net))
+    except InputError as error:
+        msg = f"{source}: {error}"
+        raise InputError(msg) from error
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), target)
+    return net
+
+
+def _load_state_dict(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        msg = f"{path}: there is no such file; give the checkpoint (.pt) of the published OSS-Net"
+        raise InputError(msg)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        msg = f"{path}: cannot be read as a file of plain tensors (it is damaged, or holds code, which is never run)"
+        raise InputError(msg) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        msg = f"{path}: holds no plain state dict (names to tensors); expected a checkpoint of the published OSS-Net"
+        raise InputError(msg)
+    return state
+
+
+def _listing(kind: str, keys: list[str], limit: int = 6) -> str:
+    if not keys:
+        return ""
+    shown = ", ".join(sorted(keys)[:limit])
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return f"{len(keys)} {kind}: {shown}{more}"
