@@ -1,0 +1,5 @@
+"""Losses."""
+
+from custom_nets.losses.occupancy import OccupancyLoss, PointBCELoss
+
+__all__ = ["OccupancyLoss", "PointBCELoss"]

@@ -1,0 +1,173 @@
+"""From dense regions to training points: border maps, point sampling, targets of the auxiliary segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Randomizable, Transform
+from monai.utils import convert_to_numpy, convert_to_tensor
+from scipy import ndimage
+
+
+class BorderMap(Transform):
+    """Marks the voxels near the surface of a region.
+
+    A voxel is border when a voxel with a non-zero Sobel response lies within `radius` of it (Chebyshev distance); the
+    border of several regions is the union of theirs.
+
+    Args:
+        radius: in voxels; 6 as published.
+
+    Shapes: regions `[R, H, W, D]` to a boolean `[1, H, W, D]`.
+    Source: the preparation script of the published OSS-Net (Sobel magnitude, then a 13x13x13 dilation).
+    """
+
+    def __init__(self, radius: int = 6) -> None:
+        self.radius = radius
+
+    def __call__(self, regions: NdarrayOrTensor) -> torch.Tensor:
+        array = convert_to_numpy(regions) > 0
+        border = np.zeros(array.shape[1:], dtype=bool)
+        for region in array:
+            self._mark(region, border)
+        return torch.from_numpy(border[None])
+
+    def _mark(self, region: np.ndarray, border: np.ndarray) -> None:
+        """Adds the border of one region, working inside its bounding box alone."""
+        box = ndimage.find_objects(region.astype(np.uint8))
+        if not box:
+            return
+        margin = self.radius + 2  # the Sobel kernel reaches one voxel further; one more keeps the crop's own edge out
+        window = tuple(
+            slice(max(side.start - margin, 0), min(side.stop + margin, size))
+            for side, size in zip(box[0], region.shape, strict=True)
+        )
+        inside = region[window].astype(np.int16)
+        surface = np.zeros(inside.shape, dtype=bool)
+        for axis in range(3):
+            surface |= ndimage.sobel(inside, axis=axis, mode="reflect") != 0
+        # A cube is separable: three passes of one axis each.
+        for axis in range(3):
+            surface = ndimage.maximum_filter1d(surface, 2 * self.radius + 1, axis=axis, mode="constant")
+        border[window] |= surface
+
+
+class SamplePoints(Randomizable, Transform):
+    """Draws training points: a share near the borders of the regions, the rest uniformly from the volume.
+
+    Args:
+        num_points: points a call, N.
+        border_balance: share of border points, drawn without replacement; 0 is uniform sampling (published for BraTS),
+            0.5 is published for LiTS. Where there are fewer border voxels all are taken, and the rest is uniform.
+
+    Source: OSS-Net, section 3.4; unlike the published code, the last index of each axis is drawn too.
+    """
+
+    def __init__(self, num_points: int = 2**14, border_balance: float = 0.5) -> None:
+        if num_points < 1 or not 0 <= border_balance <= 1:
+            msg = f"need num_points >= 1 and border_balance in 0..1, got {num_points} and {border_balance}"
+            raise ValueError(msg)
+        self.num_points = num_points
+        self.border_balance = border_balance
+
+    def __call__(self, shape: Sequence[int], border: NdarrayOrTensor | None = None) -> torch.Tensor:
+        """Draws points.
+
+        Args:
+            shape: of the volume, `(H, W, D)`.
+            border: border map `[1, H, W, D]`; None when there is none.
+
+        Returns:
+            Integer voxel indices `[N, 3]`, shuffled.
+        """
+        chosen = np.empty(0, dtype=np.int64)
+        wanted = int(self.num_points * self.border_balance)
+        if wanted and border is not None:
+            chosen = np.flatnonzero(convert_to_numpy(border))
+            if len(chosen) > wanted:
+                chosen = self.R.choice(chosen, wanted, replace=False)
+        uniform = self.R.randint(0, int(np.prod(shape)), size=self.num_points - len(chosen), dtype=np.int64)
+        flat = np.concatenate([chosen, uniform])
+        self.R.shuffle(flat)
+        return torch.from_numpy(np.stack(np.unravel_index(flat, tuple(shape)), axis=-1))
+
+
+class BorderMapd(MapTransform):
+    """Dictionary form of `BorderMap`: reads the regions of `keys`, writes the map to `border_key`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        border_key: str = "border",
+        radius: int = 6,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.border_key = border_key
+        self.border_map = BorderMap(radius)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[self.border_key] = self.border_map(item[key])
+        return item
+
+
+class SamplePointsd(Randomizable, MapTransform):
+    """Draws points and looks up their labels, so that a loader item carries points instead of dense targets.
+
+    Args:
+        keys: the dense regions `[R, H, W, D]`.
+        border_key: border map of `BorderMapd`; may be missing when `border_balance` is 0.
+        num_points: see `SamplePoints`.
+        border_balance: see `SamplePoints`.
+
+    Writes `points` (int64 `[N, 3]`) and `point_labels` (float32 `[N, R]`).
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        num_points: int = 2**14,
+        border_balance: float = 0.5,
+        border_key: str = "border",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.border_key = border_key
+        self.sampler = SamplePoints(num_points, border_balance)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SamplePointsd:
+        """Seeds the sampler."""
+        self.sampler.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            regions = convert_to_tensor(item[key], track_meta=False)
+            points = self.sampler(regions.shape[1:], item.get(self.border_key))
+            item["points"] = points
+            item["point_labels"] = regions[:, points[:, 0], points[:, 1], points[:, 2]].T.float().contiguous()
+        return item
+
+
+class AuxiliaryTargetd(MapTransform):
+    """Max-pools regions `[R, H, W, D]` to the grid of the auxiliary segmentation: `auxiliary_target` `[R, *size]`."""
+
+    def __init__(
+        self, keys: KeysCollection = "label", size: Sequence[int] = (8, 8, 5), allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.size = tuple(size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            regions = convert_to_tensor(item[key], track_meta=False).float()
+            item["auxiliary_target"] = torch.nn.functional.adaptive_max_pool3d(regions, self.size)
+        return item

@@ -1,0 +1,112 @@
+"""Border maps and point sampling."""
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from scipy import ndimage
+
+from custom_nets.transforms.occupancy import AuxiliaryTargetd, BorderMap, BorderMapd, SamplePoints, SamplePointsd
+
+
+def test_golden_border(golden_dir):
+    golden = np.load(golden_dir / "golden_border.npz")
+    shape = tuple(golden["shape"])
+    mask = np.unpackbits(golden["mask"], count=int(np.prod(shape))).reshape(shape)
+    expected = np.unpackbits(golden["border"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    np.testing.assert_array_equal(BorderMap()(mask[None])[0], expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_border_equals_the_whole_volume_recipe(seed):
+    rng = np.random.default_rng(seed)
+    mask = ndimage.gaussian_filter(rng.standard_normal((30, 25, 20)), 2) > 0.1
+    slopes = [ndimage.sobel(mask.astype(float), axis) for axis in range(3)]
+    surface = np.sqrt(sum(s**2 for s in slopes)) > 0
+    np.testing.assert_array_equal(BorderMap()(mask[None])[0], ndimage.maximum_filter(surface, 13))
+
+
+def test_border_is_the_union_over_regions():
+    regions = torch.zeros(2, 40, 40, 40)
+    regions[0, 5:35, 5:35, 5:35] = 1
+    regions[1, 18:22, 18:22, 18:22] = 1
+    single = [BorderMap(2)(region[None]) for region in regions]
+    assert torch.equal(BorderMap(2)(regions), single[0] | single[1])
+
+
+def test_no_region_has_no_border():
+    assert not BorderMap()(torch.zeros(1, 8, 8, 8)).any()
+
+
+def test_uniform_sampling_draws_the_last_index():
+    points = SamplePoints(2000, border_balance=0).set_random_state(0)((3, 4, 5))
+    assert points.max(0).values.tolist() == [2, 3, 4]
+    assert points.min(0).values.tolist() == [0, 0, 0]
+
+
+def test_share_of_border_points():
+    border = torch.zeros(1, 50, 50, 50, dtype=torch.bool)
+    border[:, 20:30, 20:30, 20:30] = True  # 0.8 % of the volume
+    points = SamplePoints(1000, border_balance=0.5).set_random_state(0)((50, 50, 50), border)
+    near = border[0][tuple(points.T)].sum().item()
+    assert 500 <= near <= 520
+
+
+def test_border_points_are_drawn_without_replacement():
+    border = torch.zeros(1, 20, 20, 20, dtype=torch.bool)
+    border[0, :10, :10, :6] = True
+    sampler = SamplePoints(1100, border_balance=0.5).set_random_state(1)
+    flat = sampler.R.choice(np.flatnonzero(border), 550, replace=False)
+    assert len(set(flat)) == 550
+    points = sampler((20, 20, 20), border)
+    assert points.shape == (1100, 3)
+
+
+def test_small_border_is_taken_whole():
+    border = torch.zeros(1, 20, 20, 20, dtype=torch.bool)
+    border[0, 3, 3, :7] = True
+    points = SamplePoints(500, border_balance=0.5).set_random_state(0)((20, 20, 20), border)
+    hit = {tuple(p) for p in points.tolist()}
+    assert {(3, 3, z) for z in range(7)} <= hit
+    assert len(points) == 500
+
+
+def test_point_labels_are_looked_up():
+    regions = (torch.rand(3, 9, 10, 11) > 0.5).to(torch.uint8)
+    item = SamplePointsd(num_points=64, border_balance=0).set_random_state(0)({"label": regions})
+    x, y, z = item["points"].T
+    assert torch.equal(item["point_labels"], regions[:, x, y, z].T.float())
+
+
+def test_sampling_is_reproducible_and_differs_between_workers_items():
+    data = [{"label": torch.ones(1, 30, 30, 30)} for _ in range(4)]
+
+    def draw(workers: int) -> list[torch.Tensor]:
+        transform = SamplePointsd(num_points=32, border_balance=0)
+        transform.set_random_state(7)
+        generator = torch.Generator().manual_seed(3)
+        loader = DataLoader(Dataset(data, transform), batch_size=1, num_workers=workers, generator=generator)
+        return [batch["points"] for batch in loader]
+
+    first, second = draw(2), draw(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not any(torch.equal(first[i], first[j]) for i in range(4) for j in range(i))
+
+
+def test_auxiliary_target_is_the_golden_one(golden_dir):
+    golden = np.load(golden_dir / "golden_data.npz")
+    shape = tuple(golden["label_shape"])
+    label = np.unpackbits(golden["label"], count=int(np.prod(shape))).reshape(shape)
+    item = AuxiliaryTargetd(size=(8, 8, 5))({"label": torch.from_numpy(label.reshape(1, *shape[-3:]))})
+    np.testing.assert_array_equal(item["auxiliary_target"], golden["train_segmentation"])
+
+
+def test_dictionary_form_writes_the_border():
+    item = BorderMapd()({"label": torch.ones(1, 5, 5, 5)})
+    assert item["border"].shape == (1, 5, 5, 5)
+
+
+@pytest.mark.parametrize("arguments", [{"num_points": 0}, {"border_balance": 1.5}])
+def test_bad_arguments_are_refused(arguments):
+    with pytest.raises(ValueError, match="num_points >= 1"):
+        SamplePoints(**arguments)
