@@ -1,0 +1,23 @@
+"""Data sets: layouts, splits, downloads and synthetic cases."""
+
+from custom_nets.data.brats import brats_cases, brats_datalist, brats_split
+from custom_nets.data.checks import check_datalist
+from custom_nets.data.download import download_msd
+from custom_nets.data.phantoms import brain_phantom, write_brain_phantoms
+from custom_nets.data.splits import apply_split, load_split, save_split, split_cases
+from custom_nets.data.stacking import stack_case
+
+__all__ = [
+    "apply_split",
+    "brain_phantom",
+    "brats_cases",
+    "brats_datalist",
+    "brats_split",
+    "check_datalist",
+    "download_msd",
+    "load_split",
+    "save_split",
+    "split_cases",
+    "stack_case",
+    "write_brain_phantoms",
+]

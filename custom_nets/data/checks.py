@@ -1,0 +1,149 @@
+"""Checks of a data list before anything is read: files, modalities, channels, grids; faulty cases are collected."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from custom_nets.errors import InputError
+from custom_nets.transforms.headers import VolumeHeader, check_same_grid, read_header, where
+from custom_nets.transforms.modalities import FILE_NAMES, MODALITIES, case_of_files, role_of, split_name, stem
+
+Item = dict[str, Any]
+
+MAX_NAMED = 5
+"""Cases that one message names."""
+
+
+def check_datalist(items: Iterable[Item]) -> tuple[list[Item], list[str]]:
+    """Checks files and headers of every case, so that a caller may go on with the good ones.
+
+    Args:
+        items: as `brats_datalist` gives them.
+
+    Returns:
+        The good items, in their order, and one line for each of the others.
+    """
+    items = list(items)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        faults = list(pool.map(_fault, items))
+    good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
+    return good, [fault for fault in faults if fault is not None]
+
+
+def raise_faults(faults: Sequence[str], total: int) -> None:
+    """Raises one error for all faulty cases; does nothing when there are none.
+
+    Args:
+        faults: one line a case.
+        total: number of cases checked.
+
+    Raises:
+        InputError: naming up to five of them.
+    """
+    if not faults:
+        return
+    if total == 1:
+        raise InputError(faults[0])
+    more = [f"and {len(faults) - MAX_NAMED} more"] if len(faults) > MAX_NAMED else []
+    msg = f"{len(faults)} of {total} cases cannot be used: " + "; ".join([*faults[:MAX_NAMED], *more])
+    raise InputError(msg)
+
+
+def check_case(item: Mapping[str, Any]) -> None:
+    """Checks files and headers of one case; reads no voxels.
+
+    Args:
+        item: with `image`, and where there are any `case` and `label`.
+
+    Raises:
+        InputError: naming case and file: modality missing or there twice, wrong number of channels, shapes or affines
+            that differ, file absent, unreadable or cut short.
+    """
+    image, label = item["image"], item.get("label")
+    files = [str(image)] if isinstance(image, str | os.PathLike) else [str(file) for file in image]
+    case = str(item.get("case") or case_of_files(files))
+    if isinstance(image, str | os.PathLike):
+        headers = [read_header(files[0], case)]
+        _check_channels(case, files[0], headers[0].shape)
+    else:
+        _check_modalities(case, files)
+        headers = [_read_3d(file, case) for file in files]
+    if isinstance(label, list | tuple):
+        msg = f"{where(case, label[1])}: a second label beside {Path(label[0]).name}; keep one in the case's folder"
+        raise InputError(msg)
+    if label is not None:
+        headers.append(_read_3d(label, case))
+    check_same_grid(case, headers)
+
+
+def _fault(item: Item) -> str | None:
+    try:
+        check_case(item)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _read_3d(path: str | os.PathLike, case: str) -> VolumeHeader:
+    header = read_header(path, case)
+    if len(header.shape) != 3:
+        msg = f"{where(case, path)}: shape {header.shape}, expected a 3D volume (x, y, z); give one file a modality"
+        raise InputError(msg)
+    return header
+
+
+def _check_channels(case: str, file: str, shape: tuple[int, ...]) -> None:
+    """Checks that a single file holds all modalities."""
+    if shape[3:] == (len(MODALITIES),):
+        return
+    got = "one channel" if len(shape) == 3 else f"{' x '.join(str(size) for size in shape[3:])} channels"
+    expected = f"{len(MODALITIES)} channels ({', '.join(MODALITIES)})"
+    msg = (
+        f"{where(case, file)}: expected {expected}, got {got} (shape {shape}); "
+        "give the folder with the case's four files, or stack them into one 4D file with stack_case"
+    )
+    raise InputError(msg)
+
+
+def _check_modalities(case: str, files: Sequence[str]) -> None:
+    """Checks that there is one file for each modality, in the order of the channels."""
+    roles = [role_of(file) for file in files]
+    known = [role for role in roles if role in MODALITIES]
+    if len(known) < len(files):  # a list written by hand, with names of its own: only its length can be checked
+        if len(files) != len(MODALITIES):
+            expected = f"{len(MODALITIES)} files ({', '.join(MODALITIES)})"
+            msg = f"{where(case, files[0])}: expected {expected}, got {len(files)}; give one file a modality"
+            raise InputError(msg)
+        return
+    missing = [role for role in MODALITIES if role not in known]
+    if missing:
+        there = ", ".join(role for role in MODALITIES if role in known)
+        msg = (
+            f"{where(case, _expected_file(files[0], missing[0]))}: {' and '.join(missing)} missing (there: {there}); "
+            "download the case again or copy the file there"
+        )
+        raise InputError(msg)
+    twice = [role for role, count in Counter(known).items() if count > 1]
+    if twice:
+        same = [file for file, role in zip(files, roles, strict=True) if role == twice[0]]
+        msg = (
+            f"{where(case, same[1])}: {twice[0]} is there twice, also as {Path(same[0]).name}; "
+            "keep one file a modality and one folder a case"
+        )
+        raise InputError(msg)
+    if known != list(MODALITIES):
+        msg = f"{where(case, files[0])}: files in the order {', '.join(known)}; expected {', '.join(MODALITIES)}"
+        raise InputError(msg)
+
+
+def _expected_file(sibling: str, role: str) -> Path:
+    """Returns the name that a missing file would have, after a file of another modality."""
+    ending = split_name(sibling)[1]
+    naming = next((names for names in FILE_NAMES if ending in names.values()), FILE_NAMES[0])
+    name, path = stem(sibling), Path(sibling)
+    return path.with_name(name[: len(name) - len(ending)] + naming[role] + path.name[len(name) :])

@@ -1,0 +1,215 @@
+"""Synthetic BraTS cases: brains with tumours, to try everything without data."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from tqdm import tqdm
+
+from custom_nets.data.phantom_anatomy import FIELD_OF_VIEW, REACH, Head
+from custom_nets.data.phantom_lesions import Tumour, displace, grow_tumour, place_lesions, scatter_white_spots
+from custom_nets.data.phantom_tissues import BrainGrid, Tissues, grow_tissues
+from custom_nets.data.smooth_fields import FloatArray, SmoothField
+from custom_nets.errors import InputError
+from custom_nets.files import atomic_file
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+"""File name endings, in the order of the channels."""
+
+MIN_VOXELS = 16
+"""Fewest voxels along an axis: below, a tumour core is a voxel or two."""
+
+# Signal of each tissue in FLAIR, T1, T1ce, T2; white matter in T1 is 1. Every case varies them.
+SIGNALS: dict[str, tuple[float, float, float, float]] = {
+    "white": (0.62, 1.00, 1.02, 0.45),
+    "grey": (0.79, 0.74, 0.78, 0.63),
+    "fluid": (0.24, 0.34, 0.35, 1.15),
+    "white spot": (1.08, 0.86, 0.87, 0.62),
+    "vessel": (0.40, 0.60, 1.60, 0.40),
+    "plexus": (0.70, 0.62, 1.40, 0.85),
+    "oedema": (1.09, 0.72, 0.74, 0.92),
+    "enhancing": (0.88, 0.68, 1.50, 0.78),
+    "necrotic": (0.62, 0.46, 0.48, 1.12),
+    "dark core": (0.86, 0.58, 0.60, 1.02),  # the core of a tumour that does not enhance
+}
+
+# By how much a signal differs between cases, relative. Disease differs more, most of all in FLAIR.
+HEALTHY_VARIATION = (0.06, 0.06, 0.06, 0.06)
+DISEASE_VARIATION = (0.11, 0.06, 0.08, 0.10)
+DISEASE = ("white spot", "oedema", "enhancing", "necrotic", "dark core")
+
+
+class BrainPhantom(NamedTuple):
+    """One synthetic case.
+
+    Attributes:
+        images: int16 `[4, H, W, D]`, channels as `MODALITIES`; 0 outside the brain and only there.
+        label: uint8 `[H, W, D]`, numbers of BraTS 2020: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing.
+    """
+
+    images: NDArray[np.int16]
+    label: NDArray[np.uint8]
+
+
+def brain_phantom(shape: Sequence[int], seed: int = 0, case: int = 1) -> BrainPhantom:
+    """Makes one synthetic brain with a tumour.
+
+    The same seed and case give the same anatomy at every shape, and the same bytes at the same shape. Every sixth case
+    (3, 9, …) has no enhancing tumour; cases 2, 5, 8, … have several lesions.
+
+    Args:
+        shape: voxels along each axis (left, back, up); the field of view is always 240 x 240 x 155 mm.
+        seed: number of the cohort, not negative.
+        case: number of the case in its cohort, from 1.
+
+    Raises:
+        InputError: when an argument makes no sense.
+    """
+    shape = _checked_shape(shape)
+    streams = np.random.SeedSequence([_checked_whole(seed, "seed", 0), _checked_whole(case, "case", 1)]).spawn(6)
+    shaping, placing, folding, growing, spotting, scanning = (np.random.default_rng(stream) for stream in streams)
+    head = Head(shaping)
+    grid = BrainGrid(shape, head)
+    lesions = place_lesions(placing, head, case)
+    tissues = grow_tissues(folding, grid, head, displace(grid.points, grid.template, lesions))
+    tumour = grow_tumour(growing, grid, tissues, lesions)
+    spots = scatter_white_spots(spotting, grid, tissues, tumour)
+    fractions = _mix(tissues, tumour, spots, enhances=lesions[0].rim > 0)
+    images = _scan(scanning, grid, fractions)
+    return BrainPhantom(images, grid.embed(grid.scatter(tumour.label)))
+
+
+def write_brain_phantoms(
+    directory: str | Path,
+    cases: int,
+    shape: Sequence[int] = (240, 240, 155),
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Path]:
+    """Writes synthetic cases in the layout of BraTS 2020.
+
+    Each is `BraTS20_Training_001/BraTS20_Training_001_{flair,t1,t1ce,t2,seg}.nii.gz`. A file of the same name is
+    replaced, anything else in the folder is left alone, and an interrupted run leaves no half-written volume behind.
+
+    Args:
+        directory: folder the cases go into; made when it does not exist.
+        cases: how many cases.
+        shape: voxels along each axis; fewer voxels are larger voxels, see `brain_phantom`.
+        seed: number of the cohort.
+        progress: show a progress bar.
+
+    Returns:
+        The folders of the cases.
+
+    Raises:
+        InputError: when an argument makes no sense, or `directory` is a file.
+    """
+    shape = _checked_shape(shape)
+    cases, seed = _checked_whole(cases, "cases", 1), _checked_whole(seed, "seed", 0)
+    root = Path(directory)
+    folders = [root / f"BraTS20_Training_{case:03d}" for case in range(1, cases + 1)]
+    for path in (root, *folders):
+        if path.exists() and not path.is_dir():
+            msg = f"cannot write phantoms into '{path}': it is a file; name a folder (it may be new)"
+            raise InputError(msg)
+    affine = _affine(shape)
+    for case, folder in enumerate(tqdm(folders, desc="brain phantoms", unit="case", disable=not progress), start=1):
+        phantom = brain_phantom(shape, seed, case)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, volume in zip((*MODALITIES, "seg"), (*phantom.images, phantom.label), strict=True):
+            _write_nifti(folder / f"{folder.name}_{name}.nii.gz", volume, affine)
+    return folders
+
+
+def _mix(tissues: Tissues, tumour: Tumour, spots: FloatArray, *, enhances: bool) -> dict[str, FloatArray]:
+    """Fractions `[N]` of everything that has a signal of its own; they add up to 1."""
+    healthy = {"white": tissues.white, "grey": tissues.grey, "fluid": tissues.fluid}
+    layers = [("white spot", spots), ("vessel", tissues.vessel), ("plexus", tissues.plexus)]
+    # Oedema is water between cells that are still there: their contrast shines through.
+    layers.append(("oedema", np.float32(0.85) * tumour.whole))
+    layers.append(("necrotic" if enhances else "dark core", tumour.core))
+    layers.append(("enhancing", np.minimum(tumour.enhancing, tumour.core)))
+    return _overlay(healthy, layers)
+
+
+def _overlay(bottom: Mapping[str, FloatArray], layers: Sequence[tuple[str, FloatArray]]) -> dict[str, FloatArray]:
+    """Lays fractions over each other: each takes its share from all that lie below."""
+    mixed = dict(bottom)
+    for name, fraction in layers:
+        mixed = {below: value * (1 - fraction) for below, value in mixed.items()}
+        mixed[name] = fraction
+    return mixed
+
+
+def _scan(rng: np.random.Generator, grid: BrainGrid, fractions: Mapping[str, FloatArray]) -> NDArray[np.int16]:
+    """Images `[4, H, W, D]` of the tissue, with the faults of a scanner: bias field, noise, blur, arbitrary units."""
+    shared_bias = grid.sample(SmoothField(rng, 70.0, REACH))
+    texture = grid.sample(SmoothField(rng, 4.0, REACH))
+    inside = grid.scatter(grid.depth > 0)
+    images = np.zeros((len(MODALITIES), *grid.shape), dtype=np.int16)
+    for channel in range(len(MODALITIES)):
+        contrast = _draw_contrast(rng, channel)
+        signal = sum(np.float32(contrast[name]) * fraction for name, fraction in fractions.items())
+        bias = 0.09 * shared_bias + 0.09 * grid.sample(SmoothField(rng, 60.0, REACH))
+        signal = signal * np.exp(bias) * (1 + 0.03 * texture)
+        noise = np.float32(rng.uniform(0.035, 0.06)) * rng.standard_normal((2, signal.size), dtype=np.float32)
+        received = grid.scatter(np.sqrt((signal + noise[0]) ** 2 + noise[1] ** 2))  # magnitude image: Rician noise
+        blurred = ndimage.gaussian_filter(received, rng.uniform(0.35, 0.55), truncate=3.0)
+        gain = np.exp(rng.uniform(np.log(180), np.log(900)))
+        # Never 0 inside: programs take the voxels that are not 0 for the brain.
+        images[channel] = grid.embed(np.where(inside, np.clip(np.rint(gain * blurred), 1, 32767), 0).astype(np.int16))
+    return images
+
+
+def _draw_contrast(rng: np.random.Generator, channel: int) -> dict[str, float]:
+    """Signals of all tissues in one modality of one case."""
+    contrast = {}
+    for name, signal in SIGNALS.items():
+        spread = (DISEASE_VARIATION if name in DISEASE else HEALTHY_VARIATION)[channel]
+        contrast[name] = signal[channel] * float(rng.uniform(1 - spread, 1 + spread))
+    return contrast
+
+
+def _affine(shape: Sequence[int]) -> NDArray[np.float64]:
+    """Voxel to world matrix of BraTS 2020 (LPS voxel order), at this voxel size."""
+    spacing = [size / n for size, n in zip(FIELD_OF_VIEW, shape, strict=True)]
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    affine[1, 3] = 239.0
+    return affine
+
+
+def _write_nifti(path: Path, volume: NDArray, affine: NDArray[np.float64]) -> None:
+    """Writes one volume, under another name until it is complete."""
+    image = nibabel.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_file(path) as file:
+        # Time 0 in the gzip header makes equal volumes equal files.
+        file.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Three voxel counts, or an `InputError`."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if len(sizes) != 3 or not all(_is_whole(n) and n >= MIN_VOXELS for n in sizes):
+        msg = f"shape is {shape!r}; expected three whole numbers of at least {MIN_VOXELS}, such as (240, 240, 155)"
+        raise InputError(msg)
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def _checked_whole(value: int, name: str, least: int) -> int:
+    """A whole number of at least `least`, or an `InputError`."""
+    if not _is_whole(value) or value < least:
+        msg = f"{name} is {value!r}; expected a whole number of at least {least}"
+        raise InputError(msg)
+    return int(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -1,0 +1,221 @@
+"""Metrics of each case and region on disk: `metrics.csv` for a spreadsheet, `metrics.json` with the summary."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.data import decollate_batch
+from monai.metrics import Cumulative
+from monai.utils import convert_to_numpy, optional_import, string_list_all_gather
+
+from custom_nets.errors import InputError
+from custom_nets.files import atomic_file
+from custom_nets.transforms.case_files import case_id
+from custom_nets.transforms.meshes import affine_of
+from custom_nets.transforms.volumes import voxel_millilitres
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine, Events
+else:
+    Engine, _ = optional_import("ignite.engine", name="Engine")
+    Events, _ = optional_import("ignite.engine", name="Events")
+
+idist, _ = optional_import("ignite", name="distributed")
+
+
+def summarise(values: np.ndarray) -> dict[str, float | int | None]:
+    """Returns the mean, median and standard deviation (population) of the finite values, and how many those are.
+
+    Args:
+        values: any shape; None in place of the statistics where no value is finite.
+    """
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return {"mean": None, "median": None, "std": None, "cases": 0}
+    return {
+        "mean": float(finite.mean()),
+        "median": float(np.median(finite)),
+        "std": float(finite.std()),
+        "cases": int(finite.size),
+    }
+
+
+def _number(value: float) -> float | None:
+    """Returns the value with the six digits that float32 carries, None for NaN and infinity, which JSON cannot hold."""
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def write_case_metrics(
+    output_dir: str | os.PathLike, cases: Sequence[str], regions: Sequence[str], columns: Mapping[str, np.ndarray]
+) -> None:
+    """Writes `metrics.csv` (one row a case and region) and `metrics.json` (the same, and the summary of each region).
+
+    A case that is there twice with equal numbers, as a distributed sampler repeats cases to make ranks even, is written
+    and counted once. In the JSON, `summary` holds for each region and column what `summarise` gives, and under `mean`
+    the same for the average over regions of each case.
+
+    Args:
+        output_dir: made where missing; files of the same names are replaced.
+        cases: N case names.
+        regions: R region names.
+        columns: name of a column to its numbers `[N, R]`, in the order of the columns.
+
+    Raises:
+        InputError: when an array is not `[N, R]`.
+    """
+    for name, values in columns.items():
+        if values.shape != (len(cases), len(regions)):
+            msg = (
+                f"metric '{name}' has shape {tuple(values.shape)}; expected ({len(cases)}, {len(regions)}): one row "
+                f"for each case and one column for each of {', '.join(regions)}"
+            )
+            raise InputError(msg)
+    table = np.stack([np.asarray(v, dtype=np.float64) for v in columns.values()], axis=-1)  # [N, R, columns]
+    kept = _first_of_each(cases, table)
+    names, shown = [cases[i] for i in kept], table[kept]
+    _write_csv(Path(output_dir) / "metrics.csv", names, regions, tuple(columns), shown)
+    _write_json(Path(output_dir) / "metrics.json", names, regions, tuple(columns), shown)
+
+
+def _first_of_each(cases: Sequence[str], table: np.ndarray) -> list[int]:
+    """Returns the indices of the cases without their repetitions: same name and same numbers `[N, R, columns]`."""
+    first: dict[tuple[str, bytes], int] = {}
+    for index, (case, rows) in enumerate(zip(cases, table, strict=True)):
+        first.setdefault((case, rows.tobytes()), index)
+    return list(first.values())
+
+
+def _write_csv(
+    path: Path, cases: Sequence[str], regions: Sequence[str], columns: Sequence[str], table: np.ndarray
+) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case", "region", *columns])
+        for case, rows in zip(cases, table, strict=True):
+            for region, numbers in zip(regions, rows, strict=True):
+                writer.writerow([case, region, *map(_number, numbers)])
+
+
+def _write_json(
+    path: Path, cases: Sequence[str], regions: Sequence[str], columns: Sequence[str], table: np.ndarray
+) -> None:
+    def named(numbers: np.ndarray) -> dict[str, float | None]:
+        return dict(zip(columns, map(_number, numbers), strict=True))
+
+    by_region = {region: table[:, r] for r, region in enumerate(regions)}
+    by_region["mean"] = table.mean(axis=1)
+    report = {
+        "cases": [
+            {"case": case, "regions": {region: named(numbers) for region, numbers in zip(regions, rows, strict=True)}}
+            for case, rows in zip(cases, table, strict=True)
+        ],
+        "summary": {
+            region: {column: summarise(values[:, c]) for c, column in enumerate(columns)}
+            for region, values in by_region.items()
+        },
+    }
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+class _Volumes(Cumulative):
+    """Label and prediction volumes `[N, R]` in millilitres, gathered over processes in the order of the metrics."""
+
+    def aggregate(self) -> list[torch.Tensor]:
+        return self.get_buffer()
+
+
+class SaveCaseMetrics:
+    """Handler that writes `metrics.csv` and `metrics.json` when an evaluator has seen all cases; first rank only.
+
+    The numbers of each case come from `engine.state.metric_details`, where `monai.handlers.IgniteMetricHandler` leaves
+    them; the volumes are measured here. Columns: case, region, the metrics, `label_ml`, `prediction_ml`. MONAI's
+    `MetricsSaver` writes another `metrics.csv`: give it another folder.
+
+    Args:
+        output_dir: folder of the two files.
+        regions: name of each channel.
+        metrics: name of a metric in the evaluator to the column it fills, such as `{"val_mean_dice": "dice"}`; a
+            sequence of names keeps them as they are; None takes every metric with one number a case and region.
+        pred_key: binary prediction `[R, H, W, D]` in the evaluator's output, after its postprocessing.
+        label_key: binary label `[R, H, W, D]` likewise, a MetaTensor whose affine gives the voxel's size.
+        case_key: where an item names its case; without it the name of the label's file serves.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        regions: Sequence[str] = ("WT", "TC", "ET"),
+        metrics: Mapping[str, str] | Sequence[str] | None = None,
+        pred_key: str = "pred",
+        label_key: str = "label",
+        case_key: str = "case",
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.regions = tuple(regions)
+        self.metrics = metrics if metrics is None or isinstance(metrics, Mapping) else {name: name for name in metrics}
+        self.pred_key = pred_key
+        self.label_key = label_key
+        self.case_key = case_key
+        self._cases: list[str] = []
+        self._volumes = _Volumes()
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an evaluator; its metrics must be attached before (a MONAI evaluator does that itself)."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, _engine: Engine) -> None:
+        self._cases = []
+        self._volumes.reset()
+
+    def _collect(self, engine: Engine) -> None:
+        batch, output = (
+            state if isinstance(state, list) else decollate_batch(state)
+            for state in (engine.state.batch, engine.state.output)
+        )
+        for read, made in zip(batch, output, strict=True):
+            item: dict[Any, Any] = {**read, **made}
+            case = case_id(item, self.label_key, self.case_key)
+            label, prediction = item[self.label_key], item[self.pred_key]
+            unit = voxel_millilitres(affine_of(label, self.regions, f"case {case}: '{self.label_key}'"))
+            self._cases.append(case)
+            self._volumes.append(*(self._millilitres(part, unit) for part in (label, prediction)))
+
+    @staticmethod
+    def _millilitres(regions: torch.Tensor, unit: float) -> torch.Tensor:
+        return (regions.as_subclass(torch.Tensor) > 0.5).flatten(1).sum(dim=1).double() * unit
+
+    def _write(self, engine: Engine) -> None:
+        # Every rank takes part in gathering, in the order in which the metrics gather: rank by rank.
+        ranks = idist.get_world_size()
+        cases = string_list_all_gather(self._cases) if ranks > 1 else self._cases
+        volumes = self._volumes.aggregate()
+        if idist.get_rank() != 0:
+            return
+        columns = self._columns(getattr(engine.state, "metric_details", {}), len(cases))
+        columns |= {name: convert_to_numpy(ml) for name, ml in zip(("label_ml", "prediction_ml"), volumes, strict=True)}
+        write_case_metrics(self.output_dir, cases, self.regions, columns)
+
+    def _columns(self, details: Mapping[str, Any], cases: int) -> dict[str, np.ndarray]:
+        """Picks the metrics to be written, each `[N, R]`."""
+        if self.metrics is None:
+            shape = (cases, len(self.regions))
+            return {name: convert_to_numpy(v) for name, v in details.items() if getattr(v, "shape", None) == shape}
+        missing = [name for name in self.metrics if name not in details]
+        if missing:
+            msg = (
+                f"the evaluator has no metric '{missing[0]}' with save_details; it has {', '.join(details) or 'none'}: "
+                "correct `metrics` of SaveCaseMetrics"
+            )
+            raise InputError(msg)
+        return {column: convert_to_numpy(details[name]) for name, column in self.metrics.items()}

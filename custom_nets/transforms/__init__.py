@@ -1,0 +1,47 @@
+"""Transforms: input checks, regions, training points, result files."""
+
+from custom_nets.transforms.case_files import case_name
+from custom_nets.transforms.cases import CheckCased, LoadCased
+from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
+from custom_nets.transforms.occupancy import (
+    AuxiliaryTargetd,
+    BorderMap,
+    BorderMapd,
+    SamplePoints,
+    SamplePointsd,
+)
+from custom_nets.transforms.overlay import SaveOverlayd
+from custom_nets.transforms.regions import (
+    SCHEMES,
+    LabelScheme,
+    LabelsToRegions,
+    LabelsToRegionsd,
+    NestRegions,
+    NestRegionsd,
+    RegionsToLabels,
+    RegionsToLabelsd,
+)
+from custom_nets.transforms.volumes import SaveRegionVolumesd
+
+__all__ = [
+    "SCHEMES",
+    "AuxiliaryTargetd",
+    "BorderMap",
+    "BorderMapd",
+    "CheckCased",
+    "LabelScheme",
+    "LabelsToRegions",
+    "LabelsToRegionsd",
+    "LoadCased",
+    "NestRegions",
+    "NestRegionsd",
+    "RegionsToLabels",
+    "RegionsToLabelsd",
+    "SamplePoints",
+    "SamplePointsd",
+    "SaveOverlayd",
+    "SaveRegionMeshesd",
+    "SaveRegionVolumesd",
+    "case_name",
+    "region_mesh",
+]

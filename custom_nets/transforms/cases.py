@@ -1,0 +1,275 @@
+"""Reading a case and checking it before anything is computed: errors name the case, the file and the remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, PathLike
+from monai.data import MetaTensor, NibabelReader
+from monai.data.image_reader import ImageReader
+from monai.transforms import LoadImaged, MapTransform
+from monai.utils import ensure_tuple
+
+from custom_nets.errors import InputError
+from custom_nets.transforms.headers import (
+    AFFINE_TOLERANCE,
+    check_same_grid,
+    read_header,
+    read_voxels,
+    where,
+)
+from custom_nets.transforms.modalities import MODALITIES, case_of_files
+
+FILES_KEY = "case_files"
+"""Where `LoadCased` writes the files of an image into its meta data: one text, as lists do not survive collation."""
+
+WHOLE_NUMBER_TOLERANCE = 1e-3
+"""A label voxel may be this far from a whole number (scaled headers)."""
+
+
+class _CaseReader(NibabelReader):
+    """Reads the files of one image; its errors name case and file.
+
+    One reader serves one call: MONAI's readers keep the file names of the last call, so that threads mix them up.
+    """
+
+    def __init__(self, case: str) -> None:
+        super().__init__(squeeze_non_spatial_dims=True)
+        self.case = case
+        self.affine: np.ndarray = np.eye(4)
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        headers = [read_header(name, self.case) for name in ensure_tuple(data)]
+        check_same_grid(self.case, headers)
+        images = super().read(data, **kwargs)
+        self.affine = np.array(ensure_tuple(images)[0].affine)
+        return images
+
+    def _get_affine(self, img: Any) -> np.ndarray:
+        # `read` allows rounding between the files of a case, MONAI's own comparison does not.
+        return self.affine.copy()
+
+    def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
+        return read_voxels(filename, self.case)
+
+
+class LoadCased(LoadImaged):
+    """Reads images and label maps of a case, channels first.
+
+    An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
+    becomes `float32 [C, H, W, D]`. A label map becomes `int16 [1, H, W, D]`, also where the file holds floats with
+    whole values.
+    The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
+
+    Args:
+        keys: what to read.
+        label_keys: those of them that are label maps.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        label_keys: KeysCollection = ("label",),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(
+            keys,
+            reader="NibabelReader",
+            ensure_channel_first=True,
+            allow_missing_keys=allow_missing_keys,
+            dtype=np.float32,
+        )
+        self.label_keys = ensure_tuple(label_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Reads one item.
+
+        Args:
+            data: file names by key.
+            reader: replaces the NIfTI reader.
+
+        Raises:
+            InputError: when a file is absent, unreadable or cut short, the files of an image lie on different grids, or
+                a label map holds fractions.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            files = [os.fspath(name) for name in ensure_tuple(item[key])]
+            item.setdefault("case", case_of_files(files))
+            case = str(item["case"])
+            volume = self._loader(item[key], reader or _CaseReader(case))
+            if key in self.label_keys:
+                volume = _whole_numbers(volume, where(case, files[0]))
+            if isinstance(volume, MetaTensor):
+                volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(files)})
+            item[key] = volume
+        return item
+
+
+def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
+    """Returns the label map as int16."""
+    values = label.as_tensor() if isinstance(label, MetaTensor) else label
+    rounded = values.round()
+    fractions = ~((values - rounded).abs() <= WHOLE_NUMBER_TOLERANCE)  # written so that NaN counts as a fraction
+    if fractions.any():
+        example = values[fractions][0].item()
+        msg = (
+            f"{place}: a label map holds whole numbers, this one holds {example:g} (in {int(fractions.sum())} voxels); "
+            "resample labels with nearest neighbours, or give the right file"
+        )
+        raise InputError(msg)
+    if values.numel() and values.abs().max() > torch.iinfo(torch.int16).max:
+        msg = f"{place}: label number {values.abs().max().item():g} is no label number; give the right file"
+        raise InputError(msg)
+    whole = rounded.to(torch.int16)
+    return MetaTensor(whole, meta=label.meta) if isinstance(label, MetaTensor) else whole
+
+
+def files_of(volume: Any) -> list[str]:
+    """Returns the files that a volume was read from, one a channel or one in all; [] when it does not know."""
+    meta = getattr(volume, "meta", {})
+    source = meta.get(FILES_KEY) or meta.get("filename_or_obj") or ""
+    return str(source).split(os.pathsep) if source else []
+
+
+class CheckCased(MapTransform):
+    """Checks a case that was just read (`LoadCased`, or `LoadImaged` with `ensure_channel_first`); changes no voxel.
+
+    The item gains `case`, from the file name, where it has none (MONAI Label gives only image and label).
+
+    Args:
+        keys: what to check; all must lie on the grid of the first.
+        num_channels: channels of an image.
+        channel_names: how messages name them; None takes the four modalities, or numbers where there are not four.
+        label_keys: those of `keys` that are label maps, with one channel.
+        affine_tolerance: largest difference between entries of affines (mm); None compares shapes only.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        ValueError: when `channel_names` are not as many as `num_channels`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        num_channels: int = len(MODALITIES),
+        channel_names: Sequence[str] | None = None,
+        label_keys: KeysCollection = ("label",),
+        affine_tolerance: float | None = AFFINE_TOLERANCE,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if channel_names is None:
+            numbered = [f"channel {index}" for index in range(num_channels)]
+            channel_names = MODALITIES if num_channels == len(MODALITIES) else numbered
+        if len(channel_names) != num_channels:
+            names = ", ".join(channel_names)
+            msg = (
+                f"channel_names ({names}) are {len(channel_names)}, num_channels is {num_channels}: give one name each"
+            )
+            raise ValueError(msg)
+        self.channel_names = tuple(channel_names)
+        self.label_keys = ensure_tuple(label_keys)
+        self.affine_tolerance = affine_tolerance
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Checks one item.
+
+        Raises:
+            InputError: when an image has the wrong number of channels, NaN or infinity, a channel without content, or
+                when shapes or affines differ.
+        """
+        item = dict(data)
+        present = list(self.key_iterator(item))
+        for key in present:
+            files = files_of(item[key])
+            if files:
+                item.setdefault("case", case_of_files(files))
+            if key in self.label_keys:
+                self._check_label(item, key)
+            else:
+                self._check_channels(item, key)
+                self._check_values(item, key)
+        for key in present[1:]:
+            self._check_grid(item, present[0], key)
+        return item
+
+    def _check_label(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
+        shape = tuple(item[key].shape)
+        if len(shape) != 4 or shape[0] != 1:
+            place = _place(item, key)
+            msg = f"{place}: expected one label map [1, H, W, D], got an array {list(shape)}; give one 3D file"
+            raise InputError(msg)
+
+    def _check_channels(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
+        shape, expected = tuple(item[key].shape), len(self.channel_names)
+        if len(shape) != 4 or shape[0] != expected:
+            got = f"{shape[0]}" if len(shape) == 4 else f"{len(shape)} axes"
+            msg = (
+                f"{_place(item, key)}: expected {expected} channels ({', '.join(self.channel_names)}), got {got} "
+                f"(array {list(shape)}); {_channel_advice(shape, expected)}"
+            )
+            raise InputError(msg)
+
+    def _check_values(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
+        volume = torch.as_tensor(item[key])
+        low, high = torch.aminmax(volume.flatten(1), dim=1)  # a NaN shows in both
+        extremes = list(zip(self.channel_names, low.tolist(), high.tolist(), strict=True))
+        for index, (name, least, most) in enumerate(extremes):
+            if not np.isfinite([least, most]).all():
+                bad = int((~torch.isfinite(volume[index])).sum())
+                msg = (
+                    f"{_place(item, key, index)}: {name} holds {bad} voxels that are NaN or infinite; "
+                    "replace them (by 0 outside the body) and save the file again"
+                )
+                raise InputError(msg)
+        if not any(least or most for _, least, most in extremes):
+            msg = f"{_place(item, key)}: the whole image is 0, it was exported empty; download or export it again"
+            raise InputError(msg)
+        for index, (name, least, most) in enumerate(extremes):
+            if least == most:
+                msg = (
+                    f"{_place(item, key, index)}: {name} has no content, every voxel is {least:g}; "
+                    "the modality is missing or was exported empty, provide the real one"
+                )
+                raise InputError(msg)
+
+    def _check_grid(self, item: Mapping[Hashable, Any], first_key: Hashable, key: Hashable) -> None:
+        first, other = item[first_key], item[key]
+        advice = f"resample '{key}' onto the grid of '{first_key}', or give the file that belongs to it"
+        expected, got = tuple(first.shape[1:]), tuple(other.shape[1:])
+        if expected != got:
+            msg = f"{_place(item, key)}: shape {got} of '{key}', but '{first_key}' has {expected}; {advice}"
+            raise InputError(msg)
+        if self.affine_tolerance is None or not (isinstance(first, MetaTensor) and isinstance(other, MetaTensor)):
+            return
+        apart = float((first.affine - other.affine).abs().max())
+        if not apart <= self.affine_tolerance:
+            msg = (
+                f"{_place(item, key)}: affine of '{key}' differs from that of '{first_key}' by up to {apart:.4g} "
+                f"(allowed {self.affine_tolerance:g}); {advice}"
+            )
+            raise InputError(msg)
+
+
+def _place(item: Mapping[Hashable, Any], key: Hashable, channel: int = 0) -> str:
+    """Returns which case and file a message is about."""
+    files = files_of(item[key])
+    file = (files[channel] if channel < len(files) else files[0]) if files else f"(item '{key}', not read from a file)"
+    return where(str(item.get("case", "without a name")), file)
+
+
+def _channel_advice(shape: tuple[int, ...], expected: int) -> str:
+    """Returns what to do about a wrong number of channels."""
+    if len(shape) == 4 and shape[0] > 1 and shape[-1] == expected:
+        return "the channels are last: read with ensure_channel_first=True (LoadCased does)"
+    if expected == 1:
+        return "give one 3D file (x, y, z)"
+    return (
+        f"give one 4D file (x, y, z, {expected}) or a list of {expected} files; stack_case makes the one of the other"
+    )

@@ -1,0 +1,210 @@
+"""Surfaces of regions, in patient millimetres."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep, optional_import
+
+from custom_nets.errors import InputError
+from custom_nets.transforms.case_files import case_id
+from custom_nets.transforms.mesh_files import WRITERS, write_mesh
+
+Space = Literal["RAS", "LPS"]
+
+
+def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:
+    """Returns the voxel-to-world matrix of a MetaTensor of regions, after checking that it is one.
+
+    Args:
+        regions: MetaTensor `[R, H, W, D]`.
+        names: the R region names.
+        source: how an error names the tensor.
+
+    Returns:
+        The affine `[4, 4]`, voxel indices to RAS millimetres.
+
+    Raises:
+        InputError: when it has no affine, or other than one channel a region.
+    """
+    affine = getattr(regions, "affine", None)
+    if affine is None:
+        msg = f"{source} has no affine: expected a MetaTensor, as LoadImaged gives, found {type(regions).__name__}"
+        raise InputError(msg)
+    if regions.ndim != 4 or len(regions) != len(names):
+        msg = (
+            f"{source} has shape {tuple(regions.shape)}; expected [{len(names)}, H, W, D], one channel for each of the "
+            f"regions {', '.join(names)}: name as many regions as there are channels"
+        )
+        raise InputError(msg)
+    return convert_to_numpy(affine).astype(np.float64)
+
+
+def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
+    """Returns the slices of the smallest box round the True voxels, `margin` wider; None where there are none."""
+    box = []
+    for axis in range(mask.ndim):
+        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not len(hits):
+            return None
+        box.append(slice(max(int(hits[0]) - margin, 0), int(hits[-1]) + 1 + margin))
+    return tuple(box)
+
+
+def signed_volume(vertices: np.ndarray, triangles: np.ndarray) -> float:
+    """Returns the volume enclosed by a closed mesh, negative where its triangles face inwards (divergence theorem).
+
+    Args:
+        vertices: positions `[V, 3]`.
+        triangles: indices into `vertices` `[T, 3]`.
+    """
+    corners = (vertices - vertices.mean(axis=0))[triangles]
+    return float(np.einsum("ti,ti->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
+
+
+def _surface(inside: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    marching_cubes, _ = optional_import(
+        "mcubes", name="marching_cubes", descriptor="{}; meshes need PyMCubes: pip install PyMCubes"
+    )
+    vertices, triangles = marching_cubes(inside, threshold)
+    return np.asarray(vertices, dtype=np.float64), np.asarray(triangles).astype(np.int64)
+
+
+def region_mesh(
+    probability: NdarrayOrTensor, affine: NdarrayOrTensor, threshold: float = 0.5, space: Space = "RAS"
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the surface of one region by marching cubes, closed and facing outwards.
+
+    The surface lies where the field, interpolated along the grid's edges, crosses `threshold`, so a probability gives a
+    smoother and truer surface than a binary mask. Outside the volume the field is 0: a region cut by the volume's edge
+    is closed there.
+
+    Args:
+        probability: field `[H, W, D]`; the region holds the voxels above `threshold`. Binary masks will do.
+        affine: voxel indices to RAS millimetres `[4, 4]`, as NIfTI has it.
+        threshold: between 0 and 1, both excluded.
+        space: axes of the result, "RAS" (NIfTI, 3D Slicer's display) or "LPS" (DICOM, ITK).
+
+    Returns:
+        Vertices `[V, 3]` (patient millimetres) and triangles `[T, 3]` (counter-clockwise seen from outside), or None
+        where no voxel is in the region.
+
+    Raises:
+        InputError: for an unknown space, a threshold out of range, or a field that is not finite.
+    """
+    if space not in get_args(Space):
+        msg = f"space '{space}' is unknown; expected one of {', '.join(get_args(Space))}"
+        raise InputError(msg)
+    if not 0 < threshold < 1:
+        msg = f"threshold {threshold} must lie between 0 and 1: the field is a probability, and 0 outside the volume"
+        raise InputError(msg)
+    field = convert_to_numpy(probability)
+    box = bounding_box(field > threshold, margin=1)
+    if box is None:
+        return None
+    inside = np.pad(field[box].astype(np.float64), 1)
+    if not np.isfinite(inside).all():
+        msg = "the probability field holds NaN or infinite values: no surface can be drawn through it"
+        raise InputError(msg)
+    vertices, triangles = _surface(inside, threshold)
+    matrix = convert_to_numpy(affine).astype(np.float64)
+    world = (vertices - 1 + [part.start for part in box]) @ matrix[:3, :3].T + matrix[:3, 3]
+    # The affine may mirror; a closed surface that faces outwards encloses a positive volume.
+    if signed_volume(world, triangles) < 0:
+        triangles = triangles[:, ::-1].copy()
+    if space == "LPS":
+        world[:, :2] *= -1  # half a turn about the third axis: does not mirror
+    return world, triangles
+
+
+class SaveRegionMeshesd(MapTransform):
+    """Writes one surface file a region: `<output_dir>/<case>/<case>_<region><suffix>.obj`, in patient millimetres.
+
+    A region without voxels has no surface: no file is written, and one that an earlier run left there is removed. The
+    item itself is returned unchanged. Place it before thresholding: probabilities give smoother surfaces.
+
+    Args:
+        keys: MetaTensors `[R, H, W, D]` (probabilities or binary) on the grid whose affine they carry.
+        output_dir: folder of all cases.
+        regions: name of each channel.
+        formats: any of "obj", "ply", "stl".
+        space: "RAS" (NIfTI) or "LPS" (DICOM).
+        threshold: a region holds the voxels above it.
+        name: what the header of the file calls the surface, one for all keys or one a key.
+        suffix: ends the file name, such as "_label"; one for all keys or one a key.
+        case_key: where the item names its case; without it the name of the file read serves.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        InputError: for an unknown format, and when two keys would write the same file.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | os.PathLike,
+        regions: Sequence[str] = ("WT", "TC", "ET"),
+        formats: Sequence[str] | str = ("obj",),
+        space: Space = "RAS",
+        threshold: float = 0.5,
+        name: Sequence[str] | str = "prediction",
+        suffix: Sequence[str] | str = "",
+        case_key: str = "case",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+        self.regions = tuple(regions)
+        self.formats = ensure_tuple(formats)
+        unknown = [kind for kind in self.formats if kind not in WRITERS]
+        if unknown:
+            msg = f"mesh format '{unknown[0]}' is unknown; expected any of {', '.join(WRITERS)}"
+            raise InputError(msg)
+        self.space: Space = space
+        self.threshold = threshold
+        self.names = ensure_tuple_rep(name, len(self.keys))
+        self.suffixes = suffix_of_each(self.keys, suffix)
+        self.case_key = case_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Writes the surfaces of one case.
+
+        Raises:
+            InputError: when a tensor lacks its affine or the right number of channels, or the item names no case.
+        """
+        item = dict(data)
+        for key, name, suffix in self.key_iterator(item, self.names, self.suffixes):
+            case = case_id(item, key, self.case_key)
+            affine = affine_of(item[key], self.regions, f"case {case}: '{key}'")
+            for channel, region in zip(item[key], self.regions, strict=True):
+                comment = f"{case} {region}, {name}, {self.space} mm"
+                self._save(self.output_dir / case / f"{case}_{region}{suffix}", channel, affine, comment)
+        return item
+
+    def _save(self, stem: Path, channel: NdarrayOrTensor, affine: np.ndarray, comment: str) -> None:
+        mesh = region_mesh(channel, affine, self.threshold, self.space)
+        for kind in self.formats:
+            file = stem.with_name(f"{stem.name}.{kind}")  # not with_suffix: a case's name may hold a dot
+            if mesh is None:
+                file.unlink(missing_ok=True)
+            else:
+                write_mesh(file, *mesh, comment)
+
+
+def suffix_of_each(keys: Sequence[Hashable], suffix: Sequence[str] | str) -> tuple[str, ...]:
+    """Returns one file suffix a key.
+
+    Raises:
+        InputError: when two keys share one, and so would write the same file.
+    """
+    suffixes = ensure_tuple_rep(suffix, len(keys))
+    if len(set(suffixes)) < len(keys):
+        msg = f"keys {', '.join(map(str, keys))} would write the same file: give each its own suffix, such as '_label'"
+        raise InputError(msg)
+    return suffixes

@@ -1,0 +1,269 @@
+"""Cases are read channels first, and bad ones are named."""
+
+import gzip
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import LoadImaged
+
+from custom_nets.data.brats import brats_datalist
+from custom_nets.errors import InputError
+from custom_nets.transforms.cases import CheckCased, LoadCased
+
+SHAPE = (6, 5, 4)
+ENDINGS = ("flair", "t1", "t1ce", "t2")
+
+
+def save(path, voxels, shift=0.0):
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    affine[0, 3] = shift
+    nib.save(nib.Nifti1Image(np.asarray(voxels), affine), path)
+    return str(path)
+
+
+@pytest.fixture
+def volumes():
+    """Four modalities [4, H, W, D]."""
+    return np.random.default_rng(0).integers(0, 900, (4, *SHAPE)).astype(np.int16)
+
+
+@pytest.fixture
+def files(tmp_path, volumes):
+    return [save(tmp_path / f"A_{ending}.nii.gz", volume) for ending, volume in zip(ENDINGS, volumes, strict=True)]
+
+
+@pytest.fixture
+def label(tmp_path):
+    return save(tmp_path / "A_seg.nii.gz", np.full(SHAPE, 4, np.float64))
+
+
+class TestLoadImage:
+    def test_four_files_become_channels(self, files, volumes):
+        image = LoadCased("image")({"image": files})["image"]
+        np.testing.assert_array_equal(image, volumes)
+
+    def test_one_4d_file_becomes_channels(self, tmp_path, volumes):
+        path = save(tmp_path / "a.nii.gz", np.moveaxis(volumes, 0, -1))
+        np.testing.assert_array_equal(LoadCased("image")({"image": path})["image"], volumes)
+
+    def test_vector_volume_becomes_channels(self, tmp_path, volumes):
+        path = save(tmp_path / "a.nii.gz", np.moveaxis(volumes, 0, -1)[:, :, :, None])
+        np.testing.assert_array_equal(LoadCased("image")({"image": path})["image"], volumes)
+
+    def test_one_3d_file_becomes_one_channel(self, files, volumes):
+        np.testing.assert_array_equal(LoadCased("image")({"image": files[0]})["image"], volumes[:1])
+
+    def test_is_float32(self, files):
+        assert LoadCased("image")({"image": files})["image"].dtype == torch.float32
+
+    def test_affine(self, files):
+        affine = LoadCased("image")({"image": files})["image"].affine
+        np.testing.assert_array_equal(affine, np.diag([-1.0, -1.0, 1.0, 1.0]))
+
+    def test_rounding_of_the_affine_is_allowed(self, files, tmp_path, volumes):
+        save(tmp_path / "A_t2.nii.gz", volumes[3], shift=5e-4)
+        assert LoadCased("image")({"image": files})["image"].shape == (4, *SHAPE)
+
+    def test_same_as_monai(self, files):
+        ours = LoadCased("image")({"image": files})["image"]
+        theirs = LoadImaged("image", reader="NibabelReader", ensure_channel_first=True)({"image": files})["image"]
+        assert {key for key in theirs.meta if key not in ours.meta} == set()
+        torch.testing.assert_close(ours.as_tensor(), theirs.as_tensor())
+
+    def test_threads_do_not_mix_up_files(self, files, label, volumes):
+        load = LoadCased()
+        items = [{"image": files, "label": label}] * 40
+        with ThreadPoolExecutor(4) as pool:
+            shapes = {(tuple(item["image"].shape), tuple(item["label"].shape)) for item in pool.map(load, items)}
+        assert shapes == {((4, *SHAPE), (1, *SHAPE))}
+
+
+class TestLoadLabel:
+    def test_whole_floats_become_integers(self, label):
+        read = LoadCased("label")({"label": label})["label"]
+        assert (read.dtype, read.unique().tolist()) == (torch.int16, [4])
+
+    def test_keeps_its_meta_data(self, label):
+        read = LoadCased("label")({"label": label})["label"]
+        assert read.affine[0, 0] == -1
+
+    @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+    def test_fractions_are_an_error(self, tmp_path, value):
+        voxels = np.zeros(SHAPE)
+        voxels[0, 0, 0] = value
+        path = save(tmp_path / "A_seg.nii.gz", voxels)
+        with pytest.raises(InputError, match=rf"case A, file {path}: a label map holds whole numbers, this one holds"):
+            LoadCased("label")({"label": path})
+
+    def test_huge_numbers_are_an_error(self, tmp_path):
+        path = save(tmp_path / "A_seg.nii.gz", np.full(SHAPE, 40000.0))
+        with pytest.raises(InputError, match="label number 40000 is no label number"):
+            LoadCased("label")({"label": path})
+
+
+class TestNameOfTheCase:
+    def test_four_files(self, files):
+        assert LoadCased("image")({"image": files})["case"] == "A"
+
+    def test_one_file(self, tmp_path, volumes):
+        path = save(tmp_path / "BRATS_001.nii.gz", np.moveaxis(volumes, 0, -1))
+        assert LoadCased("image")({"image": path})["case"] == "BRATS_001"
+
+    def test_name_in_the_item_is_kept(self, files):
+        assert LoadCased("image")({"image": files, "case": "B"})["case"] == "B"
+
+    def test_goes_into_the_meta_data(self, files):
+        assert LoadCased("image")({"image": files})["image"].meta["case"] == "A"
+
+    def test_after_monais_own_loader(self, tmp_path, volumes):
+        path = save(tmp_path / "BRATS_001.nii.gz", np.moveaxis(volumes, 0, -1))
+        item = LoadImaged("image", ensure_channel_first=True)({"image": path})
+        assert CheckCased("image")(item)["case"] == "BRATS_001"
+
+
+class TestUnreadableFiles:
+    def test_damaged_in_the_middle(self, files, tmp_path):
+        noise = np.random.default_rng(0).integers(0, 999, (40, 40, 20)).astype(np.int16)
+        path = tmp_path / "A_t1.nii.gz"
+        save(path, noise)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=rf"^case A, file {path}: not readable as NIfTI \(.*download or export"):
+            LoadCased("image")({"image": str(path), "case": "A"})
+
+    def test_cut_short(self, files):
+        with open(files[2], "r+b") as file:
+            file.truncate(150)
+        with pytest.raises(InputError, match=rf"^case A, file {files[2]}: "):
+            LoadCased("image")({"image": files})
+
+    def test_absent(self, files):
+        with pytest.raises(InputError, match=r"case A, file A_t1.nii.gz: there is no such file"):
+            LoadCased("image")({"image": "A_t1.nii.gz", "case": "A"})
+
+    def test_shapes_that_differ(self, files, tmp_path):
+        save(tmp_path / "A_t1.nii.gz", np.zeros((6, 5, 3), np.int16))
+        with pytest.raises(InputError, match=rf"case A, file {files[1]}: shape \(6, 5, 3\), but A_flair.nii.gz has"):
+            LoadCased("image")({"image": files})
+
+    def test_one_line(self, files):
+        with gzip.open(files[0], "wb") as file:
+            file.write(b"nothing")
+        with pytest.raises(InputError) as error:
+            LoadCased("image")({"image": files})
+        assert "\n" not in str(error.value)
+
+    def test_missing_label_is_allowed_when_told_so(self, files):
+        assert "label" not in LoadCased(allow_missing_keys=True)({"image": files})
+
+
+def tensor(shape=(4, *SHAPE), name="A.nii.gz", shift=0.0):
+    affine = torch.eye(4)
+    affine[0, 3] = shift
+    count = int(np.prod(shape))
+    voxels = torch.arange(count, dtype=torch.float32).reshape(shape)
+    return MetaTensor(voxels, affine=affine, meta={"filename_or_obj": f"/data/{name}"})
+
+
+class TestCheckImage:
+    def test_good_case_is_unchanged(self):
+        image, label = tensor(), tensor((1, *SHAPE))
+        checked = CheckCased()({"image": image, "label": label})
+        assert checked == {"image": image, "label": label, "case": "A"}
+
+    def test_channels_last(self):
+        with pytest.raises(
+            InputError, match=r"case A, file /data/A.nii.gz: expected 4 channels \(FLAIR.*got 240"
+        ) as error:
+            CheckCased("image")({"image": tensor((240, 5, 3, 4))})
+        assert "channels are last: read with ensure_channel_first" in str(error.value)
+
+    def test_one_modality(self):
+        with pytest.raises(InputError, match=r"expected 4 channels .*got 1 \(array \[1, 6, 5, 4\]\); give one 4D file"):
+            CheckCased("image")({"image": tensor((1, *SHAPE))})
+
+    def test_no_channel_axis(self):
+        with pytest.raises(InputError, match="got 3 axes"):
+            CheckCased("image")({"image": tensor(SHAPE)})
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_nan_and_infinity(self, value):
+        image = tensor()
+        image[2, 0, 0, :2] = value
+        with pytest.raises(InputError, match="T1ce holds 2 voxels that are NaN or infinite"):
+            CheckCased("image")({"image": image})
+
+    def test_empty_modality(self):
+        image = tensor()
+        image[1] = 0
+        with pytest.raises(InputError, match="T1 has no content, every voxel is 0"):
+            CheckCased("image")({"image": image})
+
+    def test_constant_modality(self):
+        image = tensor()
+        image[3] = 7
+        with pytest.raises(InputError, match="T2 has no content, every voxel is 7"):
+            CheckCased("image")({"image": image})
+
+    def test_empty_image(self):
+        with pytest.raises(InputError, match="the whole image is 0"):
+            CheckCased("image")({"image": tensor() * 0})
+
+    def test_file_of_the_modality_is_named(self, files):
+        save(files[2], np.zeros(SHAPE, np.int16))
+        with pytest.raises(InputError, match=rf"case A, file {files[2]}: T1ce has no content"):
+            CheckCased("image")(LoadCased("image")({"image": files}))
+
+    def test_plain_tensor(self):
+        with pytest.raises(
+            InputError, match=r"case without a name, file \(item 'image', not read from a file\): the whole"
+        ):
+            CheckCased("image")({"image": torch.zeros(4, *SHAPE)})
+
+    def test_computed_tomography(self):
+        check = CheckCased("image", num_channels=1, channel_names=["CT"])
+        with pytest.raises(InputError, match=r"expected 1 channels \(CT\), got 4"):
+            check({"image": tensor()})
+
+    def test_as_many_names_as_channels(self):
+        with pytest.raises(ValueError, match="give one name each"):
+            CheckCased(num_channels=2, channel_names=["CT"])
+
+
+class TestCheckLabel:
+    def test_shape_differs(self):
+        with pytest.raises(InputError, match=r"file /data/L.nii.gz: shape \(6, 5, 3\) of 'label', but 'image' has"):
+            CheckCased()({"image": tensor(), "label": tensor((1, 6, 5, 3), "L.nii.gz")})
+
+    def test_affine_differs(self):
+        with pytest.raises(
+            InputError, match=r"affine of 'label' differs from that of 'image' by up to 2 \(allowed 0.001"
+        ):
+            CheckCased()({"image": tensor(), "label": tensor((1, *SHAPE), shift=2)})
+
+    def test_affines_are_not_compared_when_told_so(self):
+        CheckCased(affine_tolerance=None)({"image": tensor(), "label": tensor((1, *SHAPE), shift=2)})
+
+    def test_several_channels(self):
+        with pytest.raises(InputError, match="expected one label map"):
+            CheckCased()({"image": tensor(), "label": tensor()})
+
+    def test_may_hold_nothing(self):
+        CheckCased()({"image": tensor(), "label": tensor((1, *SHAPE)) * 0})
+
+    def test_may_be_absent_when_told_so(self):
+        assert "label" not in CheckCased(allow_missing_keys=True)({"image": tensor()})
+
+    def test_absent_is_an_error_otherwise(self):
+        with pytest.raises(KeyError, match="label"):
+            CheckCased()({"image": tensor()})
+
+
+def test_real_case(real_case_dir):
+    item = CheckCased()(LoadCased()(brats_datalist(real_case_dir)[0]))
+    assert (tuple(item["image"].shape), item["label"].unique().tolist()) == ((4, 240, 240, 155), [0, 1, 2, 4])
