@@ -1,0 +1,159 @@
+"""The command `custom-nets`: one thin function a verb."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import fire
+
+import custom_nets
+from custom_nets.errors import InputError, find_input_error
+
+
+def phantom(dataset: str, directory: str, cases: int = 16, shape: tuple = (240, 240, 155), seed: int = 0) -> None:
+    """Writes synthetic cases in the layout of a release, for trying things out without data.
+
+    Args:
+        dataset: brats (BraTS 2020: four modalities and a label a case).
+        directory: folder to write to.
+        cases: number of cases.
+        shape: voxels along the three axes.
+        seed: the same seed gives the same cases.
+    """
+    from custom_nets.data import write_brain_phantoms
+
+    if dataset != "brats":
+        msg = f"dataset '{dataset}' is unknown; expected brats"
+        raise InputError(msg)
+    folders = write_brain_phantoms(directory, cases, shape, seed)
+    print(f"{len(folders)} synthetic cases are in {directory}")
+
+
+def download(task: str, directory: str) -> None:
+    """Downloads a data set of the Medical Segmentation Decathlon (open, no account needed).
+
+    Args:
+        task: such as Task01_BrainTumour (7 GB).
+        directory: folder to unpack to.
+    """
+    from custom_nets.data import download_msd
+
+    print(f"{task} is in {download_msd(task, directory)}")
+
+
+def check(directory: str) -> None:
+    """Lists what is recognised in a folder of brain cases, and every fault; reads headers only.
+
+    Args:
+        directory: as `dataset_dir` of the bundles.
+    """
+    from custom_nets.data import brats_datalist, check_datalist
+
+    items = brats_datalist(directory, labels="optional", check=False)
+    good, faults = check_datalist(items)
+    schemes = ", ".join(sorted({item["scheme"] for item in good}))
+    labelled = sum("label" in item for item in good)
+    print(
+        f"{len(items)} cases, {len(good)} without fault ({labelled} with a label; label numbers: {schemes or 'none'})"
+    )
+    if faults:
+        raise InputError("\n".join([f"{len(faults)} cases cannot be used:", *faults]))
+
+
+def stack(case: str, output: str) -> None:
+    """Stacks the four modalities of a case into one 4D file, as MONAI Label needs it.
+
+    Args:
+        case: folder of one case.
+        output: file to write (.nii.gz).
+    """
+    from custom_nets.data import brats_datalist, stack_case
+
+    items = brats_datalist(case, labels="ignore")
+    if len(items) != 1 or isinstance(items[0]["image"], str):
+        msg = f"{case}: expected the folder of one case with four files, found {len(items)} cases"
+        raise InputError(msg)
+    print(f"wrote {stack_case(items[0]['image'], output)}")
+
+
+def convert_ossnet(source: str, target: str, variant: str = "c", dataset: str = "brats") -> None:
+    """Converts a checkpoint of the published OSS-Net to this project's names.
+
+    Args:
+        source: the published .pt file.
+        target: file to write; a bundle loads it as models/model.pt together with configs/paper.json.
+        variant: onet, a, b, c or d.
+        dataset: brats or lits.
+    """
+    from custom_nets.zoo import convert_ossnet_checkpoint
+
+    net = convert_ossnet_checkpoint(source, target, str(variant), dataset)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    print(f"wrote {target}: OSS-Net {variant} for {dataset}, {count:,} parameters")
+
+
+def info(**options: bool) -> None:
+    """Prints versions and devices, for bug reports.
+
+    Args:
+        options: `--json` prints one JSON object.
+    """
+    facts = _facts()
+    lines = [f"{name}: {value}" for name, value in facts.items()]
+    print(json.dumps(facts, indent=2) if options.pop("json", False) else "\n".join(lines))
+
+
+def _facts() -> dict[str, str]:
+    import torch
+
+    facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
+    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "itk", "matplotlib"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    available = torch.cuda.is_available()
+    facts["device"] = torch.cuda.get_device_name() if available else f"CPU, {torch.get_num_threads()} threads"
+    return facts
+
+
+VERBS = {
+    "phantom": phantom,
+    "download": download,
+    "check": check,
+    "stack": stack,
+    "convert-ossnet": convert_ossnet,
+    "info": info,
+}
+
+
+def join_numbers(arguments: list[str]) -> list[str]:
+    """Joins the numbers after an option to one list, as fire does not: `--shape 96 96 64` to `--shape=[96,96,64]`.
+
+    >>> join_numbers(["phantom", "--shape", "96", "96", "64", "--seed", "1"])
+    ['phantom', '--shape=[96,96,64]', '--seed', '1']
+    """
+    line = "\0".join(arguments)
+    number = r"\0(-?\d+(?:\.\d+)?)(?=\0|$)"
+    pattern = re.compile(rf"(?:^|(?<=\0))(--[\w-]+)((?:{number}){{2,}})")
+    joined = pattern.sub(lambda match: f"{match[1]}=[{match[2].strip(chr(0)).replace(chr(0), ',')}]", line)
+    return joined.split("\0") if line else []
+
+
+def main() -> None:
+    """Runs the command line; bad input ends it with one line and exit status 2."""
+    try:
+        fire.Fire(VERBS, command=join_numbers(sys.argv[1:]), name=Path(sys.argv[0]).name)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        message = find_input_error(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,191 @@
+"""Handlers that MONAI and ignite lack: an overall progress bar, a JSON log, scores by region, random states."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Progress bar over a whole run (not one an epoch), with the loss and the time left.
+
+    Args:
+        description: shown in front of the bar.
+        unit: what an iteration is.
+    """
+
+    def __init__(self, description: str = "training", unit: str = "step") -> None:
+        self.description = description
+        self.unit = unit
+        self._bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the bar; it shows on the first rank only."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _open(self, engine: Engine) -> None:
+        total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)
+        # A file or a pipe gets a line now and then instead of a redrawn bar.
+        interval = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(
+            total=total or None,
+            initial=engine.state.iteration,
+            desc=self.description,
+            unit=self.unit,
+            mininterval=interval,
+            maxinterval=interval,
+            disable=idist.get_rank() != 0,
+            dynamic_ncols=True,
+        )
+
+    def _advance(self, engine: Engine) -> None:
+        if self._bar is None:
+            return
+        loss = _loss(engine.state.output)
+        if loss is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.update()
+
+    def _close(self, _engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _fail(self, engine: Engine, error: Exception) -> None:
+        self._close(engine)
+        raise error
+
+
+class RegionScores:
+    """Logs each region's mean of a metric after a validation, and leaves it in the engine's metrics.
+
+    A metric `val_dice` with details `[cases, R]` gives `val_dice_WT` and so on, shown by TensorBoard and the JSON log.
+
+    Args:
+        metrics: names of the engine's metrics (saved with details).
+        regions: name of each channel.
+    """
+
+    def __init__(self, metrics: Sequence[str], regions: Sequence[str]) -> None:
+        self.metrics = tuple(metrics)
+        self.regions = tuple(regions)
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with an evaluator whose metrics are attached already."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Computes the means of the epoch."""
+        for name in self.metrics:
+            details = engine.state.metric_details[name]  # type: ignore[attr-defined]
+            means = torch.as_tensor(details).float().mean(dim=0).tolist()
+            by_region = dict(zip(self.regions, means, strict=True))
+            engine.state.metrics.update({f"{name}_{region}": mean for region, mean in by_region.items()})
+            shown = "  ".join(f"{region} {mean:.3f}" for region, mean in by_region.items())
+            logger.info("%s: %s", name, shown)
+
+
+class JsonLog:
+    """Appends one JSON object a training epoch to a file: epoch, iteration, mean loss, learning rate, seconds, scores.
+
+    Args:
+        path: of the JSON-lines file.
+        optimizer: whose first group's learning rate is logged.
+        evaluator: whose metrics are logged in the epochs in which it ran; its handler must come before this one.
+    """
+
+    def __init__(self, path: str | Path, optimizer: torch.optim.Optimizer, evaluator: Engine | None = None) -> None:
+        self.path = Path(path)
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self._losses: list[float] = []
+        self._started = 0.0
+        self._validations = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, _engine: Engine) -> None:
+        self._losses = []
+        self._started = time.perf_counter()
+
+    def _collect(self, engine: Engine) -> None:
+        loss = _loss(engine.state.output)
+        if loss is not None:
+            self._losses.append(loss)
+
+    def _write(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
+        entry: dict[str, Any] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "loss": float(np.mean(self._losses)) if self._losses else None,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - self._started, 3),
+        }
+        entry.update(self._new_scores())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _new_scores(self) -> dict[str, float]:
+        """Returns the evaluator's scores when it has run since the last entry."""
+        if self.evaluator is None or not self.evaluator.state.metrics:
+            return {}
+        # ValidationHandler counts its runs in the evaluator's epoch (the trainer's epoch that it validates).
+        if self.evaluator.state.epoch == self._validations:
+            return {}
+        self._validations = self.evaluator.state.epoch
+        return {name: float(value) for name, value in self.evaluator.state.metrics.items() if np.ndim(value) == 0}
+
+
+class RandomState:
+    """The random states of Python, NumPy and PyTorch as a part of a checkpoint, so that a resumed run goes on alike."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the states as tensors and numbers (a checkpoint is read with `weights_only=True`)."""
+        name, keys, *rest = np.random.get_state()
+        return {
+            "python": random.getstate(),
+            "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the states; those of GPUs only where their number is the same."""
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        name, keys, *rest = state["numpy"]
+        np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"].cpu())
+        if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def _loss(output: Any) -> float | None:
+    """Reads the loss of a MONAI trainer's output, decollated or not; None where there is none (evaluators)."""
+    first = output[0] if isinstance(output, list) and output else output
+    loss = first.get("loss") if isinstance(first, Mapping) else None
+    return None if loss is None else float(loss.detach())
