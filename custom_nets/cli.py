@@ -97,6 +97,25 @@ def convert_ossnet(source: str, target: str, variant: str = "c", dataset: str = 
     print(f"wrote {target}: OSS-Net {variant} for {dataset}, {count:,} parameters")
 
 
+def scores(file: str) -> None:
+    """Prints the scores of an evaluation as a table.
+
+    Args:
+        file: metrics.json, as the bundles' evaluation writes it.
+    """
+    path = Path(file)
+    if not path.is_file():
+        msg = f"{file}: there is no such file; run the evaluation of a bundle first"
+        raise InputError(msg)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    columns = list(next(iter(report["summary"].values())))
+    print(f"{len(report['cases'])} cases, mean (median)")
+    print("".join(["region".ljust(8), *(column.rjust(20) for column in columns)]))
+    for region, numbers in report["summary"].items():
+        cells = (f"{numbers[c]['mean']:.3f} ({numbers[c]['median']:.3f})".rjust(20) for c in columns)
+        print("".join([region.ljust(8), *cells]))
+
+
 def info(**options: bool) -> None:
     """Prints versions and devices, for bug reports.
 
@@ -127,6 +146,7 @@ VERBS = {
     "download": download,
     "check": check,
     "stack": stack,
+    "scores": scores,
     "convert-ossnet": convert_ossnet,
     "info": info,
 }

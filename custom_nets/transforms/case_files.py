@@ -33,10 +33,10 @@ def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case")
     return name
 
 
-def case_name(meta: Mapping[str, Any], _transform: Any = None) -> dict[str, str]:
+def case_name(meta: Mapping[str, Any], _transform: Any = None) -> dict[str, str | None]:
     """Names the files of MONAI's `SaveImaged` after the case: for its `output_name_formatter`.
 
     Args:
         meta: metadata of an image read by `LoadCased`.
     """
-    return {"subject": str(meta["case"]), "idx": ""}
+    return {"subject": str(meta["case"]), "idx": None}

@@ -1,0 +1,82 @@
+# make demo    train, evaluate and infer on synthetic cases (or DATA=folder: your own), in a few minutes
+# make test    the test suite
+# make lint    style and types
+# make bench   measurements, written to benchmarks/results
+# make venv    just the virtual environment, which the others make too when there is none
+
+PYTHON ?= python3
+BUNDLE ?= ossnet_brats
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+CONFIG := bundles/$(BUNDLE)/configs
+
+ifdef DATA
+DEMO      := demo/own_data
+DEMO_DATA := $(DATA)
+# Real scans have voxels of about 1 mm: the bundle's image size, a coarser encoder grid and fewer steps than a real training.
+DEMO_KEYS := --image_size "[160,192,160]" --grid_size "[64,80,64]" --validation 0.1 --test 0.2 --cache_rate 0.0
+else
+DEMO      := demo/phantoms
+DEMO_DATA := $(DEMO)/data
+DEMO_KEYS :=
+endif
+RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
+KEYS := --dataset_dir "$(DEMO_DATA)" --output_dir $(DEMO)/run --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
+
+.PHONY: venv demo test lint bench clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+venv: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "error: Python 3.10 or newer is needed; give one with make PYTHON=python3.11 …"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch first: a later package would otherwise choose a build of its own
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[outputs,dev]"
+	@touch $@
+
+demo: $(READY)
+ifndef DATA
+	@echo "== 1/4 synthetic cases"
+	@$(BIN)/custom-nets phantom brats $(DEMO_DATA) --cases 18 --shape 96 96 64 --seed 0
+else
+	@echo "== 1/4 your cases"
+	@$(BIN)/custom-nets check "$(DEMO_DATA)"
+endif
+	@echo "== 2/4 training (python -m monai.bundle run training …)"
+	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/demo.json']" $(KEYS)
+	@echo "== 3/4 evaluation on held-out cases, every voxel on the native grid"
+	@$(RUN) evaluating --config_file "['$(CONFIG)/train.json','$(CONFIG)/evaluate.json','$(CONFIG)/demo.json']" $(KEYS)
+	@echo "== 4/4 inference: labels, meshes, volumes, pictures"
+	@$(RUN) inferring --config_file "['$(CONFIG)/inference.json','$(CONFIG)/demo.json']" $(KEYS) \
+		--output_dir $(DEMO)/results --split_file $(DEMO)/run/split.json
+	@echo
+	@$(BIN)/custom-nets scores $(DEMO)/run/metrics.json
+	@echo "scores of each case: $(DEMO)/run/metrics.csv"
+	@echo "labels (.nii.gz), meshes (.obj), volumes (.json), pictures (.png) of each case: $(DEMO)/results/"
+	@echo "model: $(DEMO)/models/model.pt (trained for this demonstration only)"
+
+test: $(READY)
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@echo "== style and types"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)
+	@echo "== measurements"
+	@for script in benchmarks/*.py; do echo "-- $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
