@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
 from monai.engines import Trainer, Workflow
 from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler
 
 from custom_nets.errors import InputError
+from custom_nets.files import atomic_file
 
 _PREFIX = "training"
 _LAST = "checkpoint_last.pt"
@@ -22,7 +25,8 @@ class TrainingCheckpoints:
 
     Writes to `ckpt_dir`:
 
-    - `model.pt`: state dict of the network alone with the best score so far; what evaluation and inference load.
+    - `model.pt`: state dict of the network alone with the best score so far, at the end of a run without validation
+      the last one; what evaluation and inference load.
     - `checkpoint_best.pt`: the whole state at that moment.
     - `checkpoint_last.pt`: the whole state at the end, also when the run is interrupted or fails.
     - `training_checkpoint_epoch=N.pt`: the newest state of a run under way, every `interval` epochs.
@@ -76,6 +80,13 @@ class TrainingCheckpoints:
         for filename, content in best.items():
             saver = CheckpointSaver(str(self.ckpt_dir), content, save_key_metric=True, key_metric_filename=filename)
             saver.attach(self.evaluator)
+        engine.add_event_handler(Events.COMPLETED, self._keep_unvalidated)
+
+    def _keep_unvalidated(self, _engine: Engine) -> None:
+        if self.evaluator.state.iteration == 0 and idist.get_rank() == 0:
+            network = self.state["network"]
+            with atomic_file(self.ckpt_dir / "model.pt") as file:
+                torch.save(getattr(network, "module", network).state_dict(), file)
 
 
 def newest_checkpoint(ckpt_dir: str | Path) -> Path:

@@ -137,6 +137,14 @@ def files_of(volume: Any) -> list[str]:
     return str(source).split(os.pathsep) if source else []
 
 
+class DropMissingd(MapTransform):
+    """Removes entries that are None: MONAI's evaluator adds a label of None to a case without one."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the item without its empty entries among the keys."""
+        return {key: value for key, value in data.items() if value is not None or key not in self.keys}
+
+
 class CheckCased(MapTransform):
     """Checks a case that was just read (`LoadCased`, or `LoadImaged` with `ensure_channel_first`); changes no voxel.
 

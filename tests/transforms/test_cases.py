@@ -12,7 +12,7 @@ from monai.transforms import LoadImaged
 
 from custom_nets.data.brats import brats_datalist
 from custom_nets.errors import InputError
-from custom_nets.transforms.cases import CheckCased, LoadCased
+from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased
 
 SHAPE = (6, 5, 4)
 ENDINGS = ("flair", "t1", "t1ce", "t2")
@@ -267,3 +267,7 @@ class TestCheckLabel:
 def test_real_case(real_case_dir):
     item = CheckCased()(LoadCased()(brats_datalist(real_case_dir)[0]))
     assert (tuple(item["image"].shape), item["label"].unique().tolist()) == ((4, 240, 240, 155), [0, 1, 2, 4])
+
+
+def test_empty_entries_are_dropped():
+    assert DropMissingd("label")({"label": None, "image": None, "case": "a"}) == {"image": None, "case": "a"}
