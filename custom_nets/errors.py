@@ -22,11 +22,11 @@ def find_input_error(error: BaseException | None) -> str | None:
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, InputError):
-            return str(error)
         in_worker = re.search(rf"^{InputError.__module__}\.{InputError.__name__}: (.*)$", str(error), re.MULTILINE)
         if in_worker:
             return in_worker[1]
+        if isinstance(error, InputError):
+            return str(error)
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -1,0 +1,94 @@
+"""Checkpoints of a run."""
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import MeanAbsoluteError, ValidationHandler, from_engine
+
+from custom_nets.engines import EarlyStopping, TrainingCheckpoints
+from custom_nets.engines.checkpoints import newest_checkpoint
+from custom_nets.errors import InputError
+
+DATA = [{"image": torch.ones(1, 2), "label": torch.zeros(1, 1)}] * 2
+
+
+def build(folder, epochs: int, validate: bool = True, **options):
+    torch.manual_seed(0)
+    net = torch.nn.Linear(2, 1)
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DATA,
+        network=net,
+        decollate=False,
+        key_val_metric={"error": MeanAbsoluteError(output_transform=from_engine(["pred", "label"]))},
+        metric_cmp_fn=lambda new, best: new < best or best == -1,
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    handlers = [ValidationHandler(1, evaluator)] if validate else []
+    handlers.append(TrainingCheckpoints(folder, {"network": net, "optimizer": optimizer}, evaluator, **options))
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=epochs,
+        train_data_loader=DATA,
+        network=net,
+        optimizer=optimizer,
+        loss_function=torch.nn.MSELoss(),
+        train_handlers=handlers,
+        decollate=False,
+    )
+    return trainer, net, evaluator
+
+
+def test_model_is_a_plain_state_dict(tmp_path):
+    trainer, net, _ = build(tmp_path, 1)
+    trainer.run()
+    net.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=True)
+
+
+def test_without_validation_the_last_network_is_kept(tmp_path):
+    trainer, net, _ = build(tmp_path, 2, validate=False)
+    trainer.run()
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert torch.equal(saved["weight"], net.weight)
+
+
+def test_an_interrupted_run_leaves_its_last_state(tmp_path):
+    trainer, _, _ = build(tmp_path, 5)
+
+    @trainer.on(Events.EPOCH_STARTED(once=3))
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["trainer"]["epoch_length"] == 2
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    whole, net, _ = build(tmp_path / "whole", 4)
+    whole.run()
+    build(tmp_path / "parts", 2)[0].run()
+    second, resumed, _ = build(tmp_path / "parts", 4, resume=True)
+    second.run()
+    assert second.state.epoch == 4
+    torch.testing.assert_close(resumed.weight, net.weight)
+
+
+def test_nothing_to_resume_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match="nothing to resume from"):
+        newest_checkpoint(tmp_path)
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves():
+    evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: None)
+
+    @evaluator.on(Events.EPOCH_COMPLETED)
+    def score(engine):
+        engine.state.metrics["dice"] = 0.5
+        engine.state.key_metric_name = "dice"
+
+    EarlyStopping(evaluator, patience=2).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: evaluator.run([0]))
+    trainer.run([0], max_epochs=10)
+    assert trainer.state.epoch == 3

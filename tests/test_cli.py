@@ -1,0 +1,101 @@
+"""The command line."""
+
+import json
+import sys
+
+import nibabel
+import pytest
+import torch
+
+from custom_nets import cli
+from custom_nets.metrics import write_case_metrics
+from custom_nets.networks import OSSNet
+from tests.networks.test_ossnet import ours_to_published
+
+
+def call(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["custom-nets", *arguments])
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def test_phantoms_are_written(monkeypatch, tmp_path, capsys):
+    arguments = ("phantom", "brats", str(tmp_path), "--cases", "2", "--shape", "32", "32", "24", "--seed", "3")
+    assert call(monkeypatch, *arguments) == 0
+    case = tmp_path / "BraTS20_Training_002"
+    assert nibabel.load(case / "BraTS20_Training_002_seg.nii.gz").shape == (32, 32, 24)
+    assert "2 synthetic cases" in capsys.readouterr().out
+
+
+def test_check_tells_what_is_seen(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, "phantom", "brats", str(tmp_path), "--cases", "2", "--shape", "32", "32", "24")
+    assert call(monkeypatch, "check", str(tmp_path)) == 0
+    assert "2 cases, 2 without fault (2 with a label; label numbers: brats2018)" in capsys.readouterr().out
+
+
+def test_faulty_cases_are_listed(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, "phantom", "brats", str(tmp_path), "--cases", "2", "--shape", "32", "32", "24")
+    (tmp_path / "BraTS20_Training_001" / "BraTS20_Training_001_t1.nii.gz").unlink()
+    assert call(monkeypatch, "check", str(tmp_path)) == 2
+    printed = capsys.readouterr()
+    assert "2 cases, 1 without fault" in printed.out
+    assert "T1 missing" in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_a_case_is_stacked(monkeypatch, tmp_path):
+    call(monkeypatch, "phantom", "brats", str(tmp_path), "--cases", "1", "--shape", "32", "32", "24")
+    assert call(monkeypatch, "stack", str(tmp_path / "BraTS20_Training_001"), str(tmp_path / "out.nii.gz")) == 0
+    assert nibabel.load(tmp_path / "out.nii.gz").shape == (32, 32, 24, 4)
+
+
+def test_a_published_checkpoint_is_converted(monkeypatch, tmp_path, capsys):
+    net = OSSNet.published("a", "brats")
+    torch.save({ours_to_published(k): v for k, v in net.state_dict().items()}, tmp_path / "in.pt")
+    target = str(tmp_path / "out.pt")
+    assert (
+        call(monkeypatch, "convert-ossnet", str(tmp_path / "in.pt"), target, "--variant", "a", "--dataset", "brats")
+        == 0
+    )
+    assert "7,245,438 parameters" in capsys.readouterr().out
+    net.load_state_dict(torch.load(target, weights_only=True), strict=True)
+
+
+def test_a_wrong_variant_is_named(monkeypatch, tmp_path, capsys):
+    net = OSSNet.published("a", "brats")
+    torch.save({ours_to_published(k): v for k, v in net.state_dict().items()}, tmp_path / "in.pt")
+    assert call(monkeypatch, "convert-ossnet", str(tmp_path / "in.pt"), str(tmp_path / "o.pt"), "--variant", "c") == 2
+    assert "check the variant and the dataset" in capsys.readouterr().err
+
+
+def test_scores_are_a_table(monkeypatch, tmp_path, capsys):
+    scores = torch.tensor([[0.5, 1.0], [0.7, 0.0]]).numpy()
+    write_case_metrics(tmp_path, ["a", "b"], ["WT", "TC"], {"dice": scores})
+    assert call(monkeypatch, "scores", str(tmp_path / "metrics.json")) == 0
+    assert "WT             0.600 (0.600)" in capsys.readouterr().out
+
+
+def test_scores_need_an_evaluation(monkeypatch, tmp_path, capsys):
+    assert call(monkeypatch, "scores", str(tmp_path / "metrics.json")) == 2
+    assert "run the evaluation of a bundle first" in capsys.readouterr().err
+
+
+def test_info_is_json_for_bug_reports(monkeypatch, capsys):
+    assert call(monkeypatch, "info", "--json") == 0
+    assert {"torch", "monai", "device"} <= set(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize(
+    ("given", "joined"),
+    [
+        (["a", "--shape", "1", "2", "3"], ["a", "--shape=[1,2,3]"]),
+        (["--seed", "1", "--cases", "2"], ["--seed", "1", "--cases", "2"]),
+        (["--shape=[1,2,3]"], ["--shape=[1,2,3]"]),
+        ([], []),
+    ],
+)
+def test_numbers_after_an_option_are_one_list(given, joined):
+    assert cli.join_numbers(given) == joined
