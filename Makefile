@@ -76,7 +76,7 @@ lint: $(READY)
 
 bench: $(READY)
 	@echo "== measurements"
-	@for script in benchmarks/*.py; do echo "-- $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do echo "-- $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

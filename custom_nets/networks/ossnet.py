@@ -130,7 +130,9 @@ class OSSNet(nn.Module):
 
     def encode(self, image: Tensor) -> Latent:
         """Reduces an image `[B, C, H, W, D]` to the encoder's grid (anti-aliased) and encodes it."""
-        return self.encoder(resize_to_grid(_plain(image), self.grid_size))
+        volume = resize_to_grid(_plain(image), self.grid_size)
+        # Images may travel in half precision; the network keeps its own.
+        return self.encoder(volume.to(next(self.encoder.parameters()).dtype))
 
     def decode(self, latent: Latent, image: Tensor, points: Tensor) -> Tensor:
         """Decodes points.

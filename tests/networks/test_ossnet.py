@@ -281,3 +281,34 @@ def test_checkpoint_with_code_is_refused(tmp_path):
 def test_latent_length_is_the_product_of_its_grid():
     net = OSSNet("c", grid_size=(33, 47, 16))
     assert net.encode(torch.randn(1, 4, 40, 50, 20)).vectors.shape[-1] == math.prod((2, 2, 1))
+
+
+@pytest.mark.parametrize("variant", ["a", "d"])
+def test_trains_under_autocast(variant):
+    torch.manual_seed(0)
+    net = OSSNet(variant, **SMALL)
+    image, points = torch.randn(2, 2, 20, 20, 32), torch.randint(0, 20, (2, 30, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, _ = net(image, points)
+    logits.float().square().mean().backward()
+    reference, _ = net(image, points)
+    torch.testing.assert_close(logits.float(), reference, atol=0.1, rtol=0.1)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_images_may_travel_in_half_precision():
+    net = OSSNet("c", **SMALL).eval()
+    image, points = torch.randn(1, 2, 20, 20, 32), torch.randint(0, 20, (1, 30, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(net(image.half(), points)[0], net(image, points)[0], atol=1e-2, rtol=1e-2)
+
+
+def test_golden_training_sample(golden_dir):
+    golden = np.load(golden_dir / "golden_data.npz")
+    shape = tuple(golden["label_shape"])
+    label = np.unpackbits(golden["label"], count=math.prod(shape)).reshape(shape[-3:])
+    points = torch.from_numpy(golden["train_coordinates"]).long()
+    np.testing.assert_array_equal(label[tuple(points.T)], golden["train_labels"][:, 0])
+    net = OSSNet("d", num_regions=1, grid_size=(16, 16, 16))
+    patches = net.gather_patches(golden_image(golden), points[None, :8])
+    np.testing.assert_allclose(patches[0], golden["train_patches_first8"], atol=2e-5)

@@ -1,0 +1,77 @@
+"""What every benchmark shares: timing in turn, and a table, a JSON file and a plot of the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import optional_import
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def hardware() -> str:
+    """Names what the numbers were measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, float]:
+    """Times functions in turn (A B A B …), so that a change of the machine's speed meets all of them alike."""
+    for _ in range(warmup):
+        for function in runs.values():
+            function()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, function in runs.items():
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def report(name: str, title: str, rows: Sequence[Mapping[str, Any]], bar: str) -> None:
+    """Prints a table and writes `results/<name>.json`, `.md` and `.png`.
+
+    Args:
+        name: of the files.
+        title: what was measured, with its sizes.
+        rows: one a method; the first entry is its name.
+        bar: the column that the plot shows.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    columns = list(rows[0])
+    lines = [f"{title}. {hardware()}.", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    lines += [f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows]
+    print("\n".join(lines))
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+    facts = {"title": title, "hardware": hardware(), "rows": list(rows)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    _plot(RESULTS / f"{name}.png", title, [str(row[columns[0]]) for row in rows], [row[bar] for row in rows], bar)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _plot(path: Path, title: str, names: Sequence[str], values: Sequence[float], label: str) -> None:
+    figure_module, found = optional_import("matplotlib.figure")
+    if not found:
+        return
+    figure = figure_module.Figure(figsize=(8, 0.6 + 0.5 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(list(names)[::-1], list(values)[::-1], color="#56B4E9")
+    axes.set_xlabel(label)
+    axes.set_title(title, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
