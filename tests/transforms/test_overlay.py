@@ -9,7 +9,8 @@ import torch
 from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.overlay import PLANES, SaveOverlayd, draw_overlay, largest_sections, to_ras
+from custom_nets.transforms.overlay import SaveOverlayd
+from custom_nets.transforms.overlay_figure import PLANES, draw_overlay, largest_sections, to_ras
 
 pytest.importorskip("matplotlib")
 
