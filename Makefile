@@ -14,8 +14,9 @@ CONFIG := bundles/$(BUNDLE)/configs
 ifdef DATA
 DEMO      := demo/own_data
 DEMO_DATA := $(DATA)
-# Real scans have voxels of about 1 mm: the bundle's image size, a coarser encoder grid and fewer steps than a real training.
-DEMO_KEYS := --image_size "[160,192,160]" --grid_size "[64,80,64]" --validation 0.1 --test 0.2 --cache_rate 0.0
+# Real scans have voxels of about 1 mm and many cases: the bundle's own sizes, cases read anew, and still few steps.
+DEMO_KEYS := --image_size "[160,192,160]" --grid_size "[80,96,80]" --validation 0.1 --test 0.2 \
+	--cache_rate 0.0 --num_workers 2 --epoch_length 30
 else
 DEMO      := demo/phantoms
 DEMO_DATA := $(DEMO)/data
@@ -46,7 +47,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 ifndef DATA
 	@echo "== 1/4 synthetic cases"
-	@$(BIN)/custom-nets phantom brats $(DEMO_DATA) --cases 18 --shape 96 96 64 --seed 0
+	@$(BIN)/custom-nets phantom brats $(DEMO_DATA) --cases 24 --shape 96 96 64 --seed 0
 else
 	@echo "== 1/4 your cases"
 	@$(BIN)/custom-nets check "$(DEMO_DATA)"

