@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,45 @@ class TrainingCheckpoints:
             network = self.state["network"]
             with atomic_file(self.ckpt_dir / "model.pt") as file:
                 torch.save(getattr(network, "module", network).state_dict(), file)
+
+
+class ModelLoader:
+    """Loads a state dict into the network before a run starts; wrong files are told in one line.
+
+    Args:
+        path: the file, such as `model.pt`; None loads nothing.
+        network: to load into, every key and shape must fit.
+        device: where to load to.
+    """
+
+    def __init__(self, path: str | Path | None, network: torch.nn.Module, device: Any = None) -> None:
+        self.path = path
+        self.network = network
+        self.device = device
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer or an evaluator."""
+        if self.path is not None:
+            engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Loads the file.
+
+        Raises:
+            InputError: when the file is absent, cannot be read, or does not fit the network.
+        """
+        if not Path(str(self.path)).is_file():
+            msg = f"{self.path}: there is no such model; train one first (run training), or give --load_model FILE"
+            raise InputError(msg)
+        try:
+            CheckpointLoader(str(self.path), {"model": self.network}, map_location=self.device)(engine)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            msg = (
+                f"{self.path}: does not fit the network; give the keys that it was trained with (variant, regions, "
+                f"grid_size, hidden_features; --config_file with paper.json for published weights): {reason}"
+            )
+            raise InputError(msg) from error
 
 
 def newest_checkpoint(ckpt_dir: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Transforms: input checks, regions, training points, result files."""
 
 from custom_nets.transforms.case_files import case_name
-from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased
+from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
 from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.occupancy import (
     AuxiliaryTargetd,
@@ -38,6 +38,7 @@ __all__ = [
     "NestRegionsd",
     "RegionsToLabels",
     "RegionsToLabelsd",
+    "ReloadCased",
     "SamplePoints",
     "SamplePointsd",
     "SaveOverlayd",

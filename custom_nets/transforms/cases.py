@@ -137,6 +137,36 @@ def files_of(volume: Any) -> list[str]:
     return str(source).split(os.pathsep) if source else []
 
 
+class ReloadCased(MapTransform):
+    """Reads the files of an image again, as they were before preprocessing (for pictures, at no cost until then).
+
+    Args:
+        keys: images that `LoadCased` read.
+        names: where the untouched images go, one a key.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    def __init__(self, keys: KeysCollection, names: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.names = ensure_tuple(names)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds the images as they are on the disk.
+
+        Raises:
+            InputError: when a file cannot be read any more, or the image does not know its files.
+        """
+        item = dict(data)
+        for key, name in self.key_iterator(item, self.names):
+            files = files_of(item[key])
+            if not files:
+                msg = f"item '{key}' does not know the files that it was read from; read it with LoadCased"
+                raise InputError(msg)
+            source = files if len(files) > 1 else files[0]
+            item[name] = LoadCased(str(name), label_keys=())({"case": item.get("case"), name: source})[name]
+        return item
+
+
 class DropMissingd(MapTransform):
     """Removes entries that are None: MONAI's evaluator adds a label of None to a case without one."""
 

@@ -115,17 +115,29 @@ def test_paper_restores_the_published_network(variant, parameters):
     assert net.grid_size == (128, 128, 80)
 
 
-def test_paper_pads_as_published(phantoms, tmp_path):
-    shape = (240, 240, 155)
-    parser = parse("inference", "paper")
-    steps = parser.get_parsed_content("preprocessing").transforms[-2:]
-    image = torch.rand(4, 24, 24, 15)
-    for step in steps:
-        image = step({"image": image})["image"]
-    before = (parser["preprocessing#transforms#4#spatial_border"][0::2], (8, 8, 3))
-    assert tuple(before[0]) == before[1]
-    assert [size + 2 * 8 for size in shape[:2]] == [256, 256]
-    assert image.shape[1:] == (40, 40, 20)
+@pytest.mark.parametrize(("workflow_type", "name"), [("train", "train"), ("infer", "inference")])
+def test_every_property_that_monai_expects_is_there(workflow_type, name, phantoms, tmp_path):
+    keys = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path), **TINY}
+    workflow = ConfigWorkflow(config(name), workflow_type=workflow_type, logging_file=False, **keys)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_a_missing_model_is_one_line(phantoms, tmp_path):
+    places = [f"--dataset_dir={phantoms}", f"--output_dir={tmp_path}", f"--ckpt_dir={tmp_path}"]
+    done = command([], REPOSITORY, "--config_file", "bundles/ossnet_brats/configs/inference.json", *places)
+    assert done.returncode != 0
+    assert f"error: {tmp_path}/model.pt: there is no such model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_paper_pads_as_published():
+    pad = parse("inference", "paper").get_parsed_content("preprocessing").transforms[-1]
+    image = pad({"image": torch.ones(1, 240, 240, 155)})["image"][0]
+    assert image.shape == (256, 256, 160)
+    inside = image.nonzero()
+    assert inside.min(0).values.tolist() == [8, 8, 3]
+    assert inside.max(0).values.tolist() == [247, 247, 157]
 
 
 def test_training_leaves_checkpoints_and_logs(trained):

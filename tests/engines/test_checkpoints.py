@@ -6,7 +6,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import MeanAbsoluteError, ValidationHandler, from_engine
 
-from custom_nets.engines import EarlyStopping, TrainingCheckpoints
+from custom_nets.engines import EarlyStopping, ModelLoader, TrainingCheckpoints
 from custom_nets.engines.checkpoints import newest_checkpoint
 from custom_nets.errors import InputError
 
@@ -92,3 +92,39 @@ def test_early_stopping_ends_a_run_that_no_longer_improves():
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: evaluator.run([0]))
     trainer.run([0], max_epochs=10)
     assert trainer.state.epoch == 3
+
+
+def load(path, network) -> None:
+    engine = Engine(lambda *_: None)
+    ModelLoader(path, network).attach(engine)
+    engine.run([0])
+
+
+def test_a_model_is_loaded(tmp_path):
+    source, target = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    torch.save(source.state_dict(), tmp_path / "model.pt")
+    load(tmp_path / "model.pt", target)
+    assert torch.equal(source.weight, target.weight)
+
+
+def test_no_path_loads_nothing():
+    load(None, torch.nn.Linear(2, 1))
+
+
+def test_a_missing_model_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match=r"model\.pt: there is no such model; train one first"):
+        load(tmp_path / "model.pt", torch.nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.zeros(5, 2)}, {"other": torch.zeros(1)}])
+def test_a_model_that_does_not_fit_is_one_line(tmp_path, content):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="does not fit the network") as raised:
+        load(tmp_path / "model.pt", torch.nn.Linear(2, 1))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_model_is_one_line(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="does not fit the network"):
+        load(tmp_path / "model.pt", torch.nn.Linear(2, 1))

@@ -12,7 +12,7 @@ from monai.transforms import LoadImaged
 
 from custom_nets.data.brats import brats_datalist
 from custom_nets.errors import InputError
-from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased
+from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
 
 SHAPE = (6, 5, 4)
 ENDINGS = ("flair", "t1", "t1ce", "t2")
@@ -271,3 +271,15 @@ def test_real_case(real_case_dir):
 
 def test_empty_entries_are_dropped():
     assert DropMissingd("label")({"label": None, "image": None, "case": "a"}) == {"image": None, "case": "a"}
+
+
+def test_an_image_is_read_again_as_it_was(files):
+    item = LoadCased("image")({"image": files, "case": "A"})
+    item["image"] *= 0
+    again = ReloadCased("image", "original")(item)["original"]
+    assert torch.equal(again, LoadCased("image")({"image": files})["image"])
+
+
+def test_only_images_that_know_their_files_are_read_again():
+    with pytest.raises(InputError, match="does not know the files"):
+        ReloadCased("image", "original")({"image": torch.zeros(4, 2, 2, 2)})
