@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -107,19 +108,17 @@ class LabelsToRegions(Transform):
         chosen = self.scheme if scheme is None else get_scheme(scheme)
         data = convert_to_tensor(label, track_meta=True)
         values = torch.as_tensor(data).as_subclass(torch.Tensor)
-        found = torch.unique(values).tolist()
-        unknown = [f"{n:g}" for n in found if n not in chosen.known]
-        if unknown:
+        masks = {number: values == number for number in chosen.known}
+        if sum(int(mask.sum()) for mask in masks.values()) != values.numel():
+            unknown = [f"{n:g}" for n in torch.unique(values).tolist() if n not in chosen.known]
             known = ", ".join(str(n) for n in chosen.known)
             msg = (
                 f"{source}: label numbers {', '.join(unknown)} are not in the scheme '{chosen.name}' (it has {known}); "
                 f"choose the scheme of the release it comes from: {', '.join(SCHEMES)}"
             )
             raise InputError(msg)
-        names = chosen.regions[: self.num_regions]
-        stacked = torch.cat([torch.isin(values, torch.tensor(r.members, dtype=values.dtype)) for r in names]).to(
-            torch.uint8
-        )
+        kept = chosen.regions[: self.num_regions]
+        stacked = torch.cat([reduce(torch.logical_or, (masks[n] for n in r.members)) for r in kept]).to(torch.uint8)
         return MetaTensor(stacked, meta=data.meta) if isinstance(data, MetaTensor) else stacked
 
 
