@@ -25,7 +25,7 @@ DEMO_KEYS :=
 EVAL_KEYS := --inferer_mode dense
 endif
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
-KEYS := --dataset_dir "$(DEMO_DATA)" --output_dir $(DEMO)/run --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
+KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
 .PHONY: venv demo test lint bench clean
 .DEFAULT_GOAL := help
@@ -55,9 +55,10 @@ else
 	@$(BIN)/custom-nets check "$(DEMO_DATA)"
 endif
 	@echo "== 2/4 training (python -m monai.bundle run training …)"
-	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/demo.json']" $(KEYS)
+	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/demo.json']" $(KEYS) --output_dir $(DEMO)/run
 	@echo "== 3/4 evaluation on cases that training never saw, every voxel of the native grid"
-	@$(RUN) evaluating --config_file "['$(CONFIG)/train.json','$(CONFIG)/evaluate.json','$(CONFIG)/demo.json']" $(KEYS) $(EVAL_KEYS)
+	@$(RUN) evaluating --config_file "['$(CONFIG)/train.json','$(CONFIG)/evaluate.json','$(CONFIG)/demo.json']" $(KEYS) \
+		--output_dir $(DEMO)/run $(EVAL_KEYS)
 	@echo "== 4/4 inference: labels, meshes, volumes, pictures"
 	@$(RUN) inferring --config_file "['$(CONFIG)/inference.json','$(CONFIG)/demo.json']" $(KEYS) \
 		--output_dir $(DEMO)/results --split_file $(DEMO)/run/split.json

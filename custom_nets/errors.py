@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from types import TracebackType
+
+MAX_NAMED = 5
+"""Names that one message lists."""
 
 
 class InputError(ValueError):
@@ -12,6 +16,11 @@ class InputError(ValueError):
 
     Our commands show it as one line without a traceback.
     """
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Returns the first names of a list, for a message."""
+    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
 
 
 def find_input_error(error: BaseException | None) -> str | None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from custom_nets.data.checks import MAX_NAMED, Item, check_datalist, raise_faults
+from custom_nets.data.checks import Item, check_datalist, raise_faults
 from custom_nets.data.splits import Section, apply_split, split_section
-from custom_nets.errors import InputError
+from custom_nets.errors import MAX_NAMED, InputError, first_names
 from custom_nets.transforms.headers import read_header, where
 from custom_nets.transforms.modalities import (
     LABEL,
@@ -157,9 +157,8 @@ def brats_cases(
 def _require_labels(items: Sequence[Item], root: Path) -> None:
     unlabelled = [item["case"] for item in items if "label" not in item]
     if unlabelled:
-        named = ", ".join(unlabelled[:MAX_NAMED]) + (", ..." if len(unlabelled) > MAX_NAMED else "")
         msg = (
-            f"{root}: {len(unlabelled)} of {len(items)} cases have no label: {named}; "
+            f"{root}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
             "expected <case>_seg.nii.gz beside the images, or labelsTr beside imagesTr: "
             "give the folder of the training cases, add the labels, or list with labels='optional'"
         )

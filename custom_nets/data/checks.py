@@ -9,14 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from custom_nets.errors import InputError
+from custom_nets.errors import MAX_NAMED, InputError
 from custom_nets.transforms.headers import VolumeHeader, check_same_grid, read_header, where
 from custom_nets.transforms.modalities import FILE_NAMES, MODALITIES, case_of_files, role_of, split_name, stem
 
 Item = dict[str, Any]
-
-MAX_NAMED = 5
-"""Cases that one message names."""
 
 
 def check_datalist(items: Iterable[Item]) -> tuple[list[Item], list[str]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from custom_nets.errors import InputError
+from custom_nets.errors import InputError, first_names
 from custom_nets.files import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -23,9 +23,6 @@ SECTIONS: tuple[Section, ...] = get_args(Section)
 
 TIME_POINT = re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+")
 """Names of cases that end with a time point: cases of one patient never part."""
-
-MAX_NAMED = 5
-"""Cases that one message names."""
 
 Items = Sequence[Mapping[str, Any]]
 
@@ -117,7 +114,8 @@ def load_split(path: str | os.PathLike) -> dict[str, list[str]]:
     count = Counter(name for names in split.values() for name in names)
     twice = sorted(name for name in count if count[name] > 1)
     if twice:
-        msg = f"split file {path}: {_some(twice)} in two places; a case belongs to one section, make the split again"
+        named = first_names(twice)
+        msg = f"split file {path}: {named} in two places; a case belongs to one section, make the split again"
         raise InputError(msg)
     return split
 
@@ -145,13 +143,13 @@ def apply_split(
     if missing:
         number = sum(len(cases) for cases in wanted.values())
         msg = (
-            f"{name}: {len(missing)} of {number} cases are not in the data set: {_some(missing)}; "
+            f"{name}: {len(missing)} of {number} cases are not in the data set: {first_names(missing)}; "
             "give the data set that it was made from, or make another split"
         )
         raise InputError(msg)
     unused = sorted(set(by_case) - {case for cases in listed.values() for case in cases})
     if unused:
-        logger.warning("%s does not name %d cases of the data set: %s", name, len(unused), _some(unused))
+        logger.warning("%s does not name %d cases of the data set: %s", name, len(unused), first_names(unused))
     return {section: [by_case[case] for case in sorted(cases)] for section, cases in wanted.items()}
 
 
@@ -234,8 +232,3 @@ def _read_record(path: str | os.PathLike) -> dict[str, Any]:
         msg = f"{path}: expected a JSON object with lists of case names under {', '.join(SECTIONS)}; {advice}"
         raise InputError(msg)
     return record
-
-
-def _some(names: Sequence[str]) -> str:
-    """Returns the first names, for a message."""
-    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")

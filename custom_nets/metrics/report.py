@@ -17,8 +17,7 @@ from monai.utils import convert_to_numpy, optional_import, string_list_all_gathe
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
-from custom_nets.transforms.case_files import case_id
-from custom_nets.transforms.meshes import affine_of
+from custom_nets.transforms.meshes import case_and_affine
 from custom_nets.transforms.volumes import voxel_millilitres
 
 if TYPE_CHECKING:
@@ -185,9 +184,9 @@ class SaveCaseMetrics:
         )
         for read, made in zip(batch, output, strict=True):
             item: dict[Any, Any] = {**read, **made}
-            case = case_id(item, self.label_key, self.case_key)
+            case, affine = case_and_affine(item, self.label_key, self.regions, self.case_key)
             label, prediction = item[self.label_key], item[self.pred_key]
-            unit = voxel_millilitres(affine_of(label, self.regions, f"case {case}: '{self.label_key}'"))
+            unit = voxel_millilitres(affine)
             self._cases.append(case)
             self._volumes.append(*(self._millilitres(part, unit) for part in (label, prediction)))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_nets.errors import InputError
+from custom_nets.transforms.modalities import stem
 
 
 def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case") -> str:
@@ -23,7 +24,7 @@ def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case")
     name = item.get(case_key)
     if name is None:
         source = getattr(item.get(key), "meta", {}).get("filename_or_obj")
-        name = Path(str(source)).name.split(".nii")[0] if source else None
+        name = stem(str(source)) if source else None
     if not name:
         msg = f"the item names no case: expected '{case_key}' with the case's name; found {sorted(map(str, item))}"
         raise InputError(msg)

@@ -163,7 +163,7 @@ class ReloadCased(MapTransform):
                 msg = f"item '{key}' does not know the files that it was read from; read it with LoadCased"
                 raise InputError(msg)
             source = files if len(files) > 1 else files[0]
-            item[name] = LoadCased(str(name), label_keys=())({"case": item.get("case"), name: source})[name]
+            item[name] = LoadCased(str(name), label_keys=())({**item, name: source})[name]
         return item
 
 

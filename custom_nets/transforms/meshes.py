@@ -46,6 +46,14 @@ def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:
     return convert_to_numpy(affine).astype(np.float64)
 
 
+def case_and_affine(
+    item: Mapping[Hashable, Any], key: Hashable, regions: Sequence[str], case_key: str
+) -> tuple[str, np.ndarray]:
+    """Returns the case of an item and the checked affine of its regions at `key`, see `case_id` and `affine_of`."""
+    case = case_id(item, key, case_key)
+    return case, affine_of(item[key], regions, f"case {case}: '{key}'")
+
+
 def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
     """Returns the slices of the smallest box round the True voxels, `margin` wider; None where there are none."""
     box = []
@@ -180,8 +188,7 @@ class SaveRegionMeshesd(MapTransform):
         """
         item = dict(data)
         for key, name, suffix in self.key_iterator(item, self.names, self.suffixes):
-            case = case_id(item, key, self.case_key)
-            affine = affine_of(item[key], self.regions, f"case {case}: '{key}'")
+            case, affine = case_and_affine(item, key, self.regions, self.case_key)
             for channel, region in zip(item[key], self.regions, strict=True):
                 comment = f"{case} {region}, {name}, {self.space} mm"
                 self._save(self.output_dir / case / f"{case}_{region}{suffix}", channel, affine, comment)

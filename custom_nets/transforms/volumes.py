@@ -16,8 +16,7 @@ from monai.utils import convert_to_numpy, optional_import
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
-from custom_nets.transforms.case_files import case_id
-from custom_nets.transforms.meshes import affine_of, bounding_box, suffix_of_each
+from custom_nets.transforms.meshes import bounding_box, case_and_affine, suffix_of_each
 
 
 def voxel_millilitres(affine: NdarrayOrTensor) -> float:
@@ -110,8 +109,7 @@ class SaveRegionVolumesd(MapTransform):
         """
         item = dict(data)
         for key, suffix in self.key_iterator(item, self.suffixes):
-            case = case_id(item, key, self.case_key)
-            affine = affine_of(item[key], self.regions, f"case {case}: '{key}'")
+            case, affine = case_and_affine(item, key, self.regions, self.case_key)
             report = {
                 "case": case,
                 "spacing_mm": [round(float(side), 6) for side in affine_to_spacing(affine)],

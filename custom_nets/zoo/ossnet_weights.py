@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from custom_nets.errors import InputError
+from custom_nets.files import atomic_file
 from custom_nets.networks import OSSNet
 
 # Published name -> ours, as patterns applied one after the other.
@@ -62,8 +63,8 @@ def convert_ossnet_state_dict(published_state_dict: Mapping[str, Tensor], net: O
         InputError: naming the missing keys (our names), the unexpected and the wrongly shaped ones (published names).
     """
     names = {key.removeprefix("module."): tensor for key, tensor in published_state_dict.items()}
-    converted = {published_to_ours(key): tensor for key, tensor in names.items()}
     original = {published_to_ours(key): key for key in names}
+    converted = {ours: names[key] for ours, key in original.items()}
     wanted = net.state_dict()
     faults = [
         _listing("missing", [key for key in wanted if key not in converted]),
@@ -109,8 +110,8 @@ def convert_ossnet_checkpoint(source: str | Path, target: str | Path, variant: s
     except InputError as error:
         msg = f"{source}: {error}"
         raise InputError(msg) from error
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), target)
+    with atomic_file(target) as file:
+        torch.save(net.state_dict(), file)
     return net
 
 
