@@ -131,6 +131,11 @@ def test_a_missing_model_is_one_line(phantoms, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("variant", "prior"), [("onet", "none"), ("a", "none"), ("c", "restrict"), ("d", "restrict")])
+def test_paper_asks_for_a_prior_only_where_the_encoder_has_one(variant, prior):
+    assert parse("train", "paper", variant=variant).get_parsed_content("validate#inferer").prior == prior
+
+
 def test_paper_pads_as_published():
     pad = parse("inference", "paper").get_parsed_content("preprocessing").transforms[-1]
     image = pad({"image": torch.ones(1, 240, 240, 155)})["image"][0]
