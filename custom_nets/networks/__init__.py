@@ -2,6 +2,7 @@
 
 from custom_nets.networks.ossnet import OSSNet
 from custom_nets.networks.ossnet_encoder import Latent
+from custom_nets.networks.ossnet_pyramid import PyramidLatent, PyramidOSSNet
 from custom_nets.networks.pade import PadeActivation
 
-__all__ = ["Latent", "OSSNet", "PadeActivation"]
+__all__ = ["Latent", "OSSNet", "PadeActivation", "PyramidLatent", "PyramidOSSNet"]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from custom_nets.networks.occupancy import OccupancyNetworkBase, plain_tensor, resize_to_grid, unit_coordinates
 from custom_nets.networks.ossnet_decoder import OSSNetDecoder
 from custom_nets.networks.ossnet_encoder import Latent, OSSNetEncoder
 from custom_nets.networks.patches import gather_local_patches, gather_mid_range_patches
@@ -47,7 +48,7 @@ PUBLISHED: dict[str, dict] = {
 }
 
 
-class OSSNet(nn.Module):
+class OSSNet(OccupancyNetworkBase):
     """Occupancy network for semantic segmentation.
 
     An encoder sees the image reduced to a coarse grid; a decoder answers for any voxel of the full-resolution image,
@@ -87,7 +88,7 @@ class OSSNet(nn.Module):
         mid_range_pooling: str = "mean",
         points_per_chunk: int = 2048,
     ) -> None:
-        super().__init__()
+        super().__init__(points_per_chunk)
         if variant not in VARIANTS:
             msg = f"variant must be one of {', '.join(VARIANTS)}, got '{variant}'"
             raise ValueError(msg)
@@ -104,7 +105,6 @@ class OSSNet(nn.Module):
         self.grid_size = tuple(grid_size)
         self.coordinates = coordinates
         self.mid_range_pooling = mid_range_pooling
-        self.points_per_chunk = points_per_chunk
         latent_size = latent_size or [size >> len(encoder_channels) for size in grid_size]
         self.encoder = OSSNetEncoder(
             in_channels, encoder_channels, latent_size, num_regions, skips=self.variant.skip_encoder, norm=norm
@@ -130,7 +130,7 @@ class OSSNet(nn.Module):
 
     def encode(self, image: Tensor) -> Latent:
         """Reduces an image `[B, C, H, W, D]` to the encoder's grid (anti-aliased) and encodes it."""
-        volume = resize_to_grid(_plain(image), self.grid_size)
+        volume = resize_to_grid(plain_tensor(image), self.grid_size)
         # Images may travel in half precision; the network keeps its own.
         return self.encoder(volume.to(next(self.encoder.parameters()).dtype))
 
@@ -145,7 +145,7 @@ class OSSNet(nn.Module):
         Returns:
             Logits `[B, N, R]`.
         """
-        image = _plain(image)
+        image = plain_tensor(image)
         return self.decoder(latent, self.to_coordinates(points, image.shape[2:]), self.gather_patches(image, points))
 
     def gather_patches(self, image: Tensor, points: Tensor) -> Tensor | None:
@@ -153,7 +153,7 @@ class OSSNet(nn.Module):
 
         None for the variant without patches.
         """
-        image, points = _plain(image), _plain(points)
+        image, points = plain_tensor(image), plain_tensor(points)
         if not self.variant.local_patches:
             return None
         local = gather_local_patches(image, points)
@@ -163,48 +163,5 @@ class OSSNet(nn.Module):
 
     def to_coordinates(self, points: Tensor, image_size: Sequence[int]) -> Tensor:
         """Turns voxel indices `[B, N, 3]` into the coordinates that the decoder was trained with, float32."""
-        raw = _plain(points).float()
-        if self.coordinates == "voxel":
-            return raw
-        last = raw.new_tensor([max(size - 1, 1) for size in image_size])
-        return raw * (2 / last) - 1
-
-    def forward(self, image: Tensor, points: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor | None]:
-        """Runs the network.
-
-        Args:
-            image: `[B, C, H, W, D]`.
-            points: integer voxel indices `[B, N, 3]`.
-
-        Returns:
-            With points: their logits `[B, N, R]` and the auxiliary logits `[B, R, h, w, d]` (None for a plain encoder).
-            Without: dense logits `[B, R, H, W, D]`.
-        """
-        latent = self.encode(image)
-        if points is None:
-            return self._decode_dense(latent, image)
-        return self.decode(latent, image, points), latent.segmentation
-
-    def _decode_dense(self, latent: Latent, image: Tensor) -> Tensor:
-        size = image.shape[2:]
-        chunks = []
-        for flat in torch.arange(math.prod(size), device=image.device).split(self.points_per_chunk):
-            points = torch.stack(torch.unravel_index(flat, tuple(size)), dim=-1)
-            chunks.append(self.decode(latent, image, points.expand(len(image), -1, -1)))
-        return torch.cat(chunks, dim=1).transpose(1, 2).reshape(len(image), -1, *size)
-
-
-def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
-    """Resizes `[B, C, H, W, D]` to `[B, C, h, w, d]`: the mean over each cell, trilinear where the grid is finer.
-
-    For a factor of just 2 this is the trilinear resize of the published code.
-    """
-    h, w, d = grid = tuple(grid_size)
-    if all(size >= wanted for size, wanted in zip(image.shape[2:], grid, strict=True)):
-        return nn.functional.adaptive_avg_pool3d(image, (h, w, d))
-    return nn.functional.interpolate(image, grid, mode="trilinear", align_corners=False)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Strips MONAI's metadata, which costs time at every operation."""
-    return tensor.as_subclass(Tensor)
+        points = plain_tensor(points)
+        return points.float() if self.coordinates == "voxel" else unit_coordinates(points, image_size)

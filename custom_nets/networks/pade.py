@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from monai.networks.layers.factories import Act
 from torch import Tensor, nn
 
 __all__ = ["LEAKY_RELU_DENOMINATOR", "LEAKY_RELU_NUMERATOR", "PadeActivation"]
@@ -175,3 +176,7 @@ class PadeActivation(nn.Module):
                 return _Pade.apply(x, self.numerator, self.denominator)
         high = x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
         return pade(high, self.numerator, self.denominator).to(x.dtype)
+
+
+# Any MONAI network then takes it by name: `act="pade"`.
+Act.add_factory_class("pade", PadeActivation, desc=PadeActivation.__doc__)

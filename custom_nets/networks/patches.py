@@ -29,7 +29,7 @@ def gather_local_patches(image: Tensor, points: Tensor) -> Tensor:
     Returns:
         Patches `[B, N, C, 7, 7, 7]` of the image's dtype.
     """
-    return torch.stack([_gather(i, p, _LOCAL_START, stride=1) for i, p in zip(image, points, strict=True)])
+    return torch.stack([gather_window(i, p, _LOCAL_START) for i, p in zip(image, points, strict=True)])
 
 
 def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean") -> Tensor:
@@ -54,27 +54,26 @@ def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean
 
 def _pool_windows(image: Tensor, points: Tensor, pooling: str) -> Tensor:
     corners = (points + points.new_tensor(corner) for corner in product((0, 1), repeat=3))
-    cells = (_gather(image, corner, _MID_RANGE_START, stride=2) for corner in corners)
+    cells = (gather_window(image, corner, _MID_RANGE_START, stride=2) for corner in corners)
     if pooling == "max":
         return reduce(torch.maximum, cells)
     return reduce(torch.add, cells) / 8
 
 
-def _gather(image: Tensor, points: Tensor, start: int, stride: int) -> Tensor:
-    """Gathers 7 samples an axis, at `start + k * stride` from each point.
+def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, size: int = PATCH_SIZE) -> Tensor:
+    """Gathers `size` samples an axis, at `start + k * stride` from each point; 0 outside the image.
 
-    Shapes: image `[C, H, W, D]` and points `[N, 3]` to `[N, C, 7, 7, 7]`.
+    Shapes: image `[C, H, W, D]` and points `[N, 3]` to `[N, C, size, size, size]`.
     """
-    shape = image.shape[1:]
-    steps = torch.arange(PATCH_SIZE, device=points.device) * stride + start
+    steps = torch.arange(size, device=points.device) * stride + start
     index: Tensor = torch.zeros((), dtype=torch.int64, device=points.device)
     inside: Tensor | None = None
-    for axis, size in enumerate(shape):
+    for axis, side in enumerate(image.shape[1:]):
         position = points[:, axis, None] + steps
-        clamped = position.clamp(0, size - 1)
+        clamped = position.clamp(0, side - 1)
         view = [len(points), 1, 1, 1]
-        view[axis + 1] = PATCH_SIZE
-        index = index * size + clamped.view(view)
+        view[axis + 1] = size
+        index = index * side + clamped.view(view)
         valid = (position == clamped).view(view)
         inside = valid if inside is None else inside & valid
     assert inside is not None

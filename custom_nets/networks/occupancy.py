@@ -1,0 +1,106 @@
+"""What every occupancy network shares: the training forward, the dense forward, and the choice of uncertain points."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks.utils import eval_mode
+from torch import Tensor, nn
+
+
+class OccupancyNetworkBase(nn.Module):
+    """An encoder that sees a volume once, and a decoder that answers at any point of it.
+
+    A subclass writes `encode` and `decode`.
+
+    Args:
+        points_per_chunk: points decoded at a time by the dense `forward(image)`.
+    """
+
+    def __init__(self, points_per_chunk: int) -> None:
+        super().__init__()
+        self.points_per_chunk = points_per_chunk
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Any:
+        """Encodes an image `[B, C, H, W, D]`.
+
+        The latent has the auxiliary logits `[B, R, h, w, d]`, or None, under the name `segmentation`.
+        """
+
+    @abstractmethod
+    def decode(self, latent: Any, image: Tensor, points: Tensor) -> Tensor:
+        """Logits `[B, N, R]` at the points `[B, N, 3]` of the image."""
+
+    def preferred_chunk(self, device: torch.device) -> int | None:
+        """Points at a time that suit this network on a device; None: as the inferer thinks best."""
+        return None
+
+    def forward(
+        self, image: Tensor, points: Tensor | None = None, candidates: int = 0, uncertain: int = 0
+    ) -> Tensor | tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
+        """Runs the network.
+
+        Args:
+            image: `[B, C, H, W, D]`.
+            points: voxel indices `[B, N, 3]`.
+            candidates: so many of the points, the last ones, are candidates of which only some are answered.
+            uncertain: how many: those about which the network is least certain as it stands (the smallest |logit| of
+                any region), found without gradient, as PointRend does (Kirillov et al., CVPR 2020, section 3.1).
+
+        Returns:
+            With points: their logits `[B, N, R]` and the auxiliary logits `[B, R, h, w, d]` (None for an encoder
+            without them). With candidates also the indices `[B, N - candidates + uncertain]` of the answered points.
+            Without points: dense logits `[B, R, H, W, D]`.
+        """
+        latent = self.encode(image)
+        if points is None:
+            return self._decode_dense(latent, image)
+        if not candidates:
+            return self.decode(latent, image, points), latent.segmentation
+        chosen = self._choose(latent, image, points, candidates, uncertain)
+        points = points.gather(1, chosen[..., None].expand(-1, -1, 3))
+        return self.decode(latent, image, points), latent.segmentation, chosen
+
+    def _choose(self, latent: Any, image: Tensor, points: Tensor, candidates: int, uncertain: int) -> Tensor:
+        fixed = points.shape[1] - candidates
+        # As in inference: the statistics of a batch norm must not learn from points that are thrown away.
+        with eval_mode(self):
+            certainty = self.decode(latent, image, points[:, fixed:]).abs().amin(dim=-1)
+        picked = certainty.topk(uncertain, largest=False).indices + fixed
+        always = torch.arange(fixed, device=picked.device).expand(len(picked), -1)
+        return torch.cat([always, picked], dim=1)
+
+    def _decode_dense(self, latent: Any, image: Tensor) -> Tensor:
+        size = image.shape[2:]
+        chunks = []
+        for flat in torch.arange(math.prod(size), device=image.device).split(self.points_per_chunk):
+            points = torch.stack(torch.unravel_index(flat, tuple(size)), dim=-1)
+            chunks.append(self.decode(latent, image, points.expand(len(image), -1, -1)))
+        return torch.cat(chunks, dim=1).transpose(1, 2).reshape(len(image), -1, *size)
+
+
+def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
+    """Resizes `[B, C, H, W, D]` to `[B, C, h, w, d]`: the mean over each cell, trilinear where the grid is finer.
+
+    For a factor of just 2 this is the trilinear resize of the published code.
+    """
+    h, w, d = grid = tuple(grid_size)
+    if all(size >= wanted for size, wanted in zip(image.shape[2:], grid, strict=True)):
+        return nn.functional.adaptive_avg_pool3d(image, (h, w, d))
+    return nn.functional.interpolate(image, grid, mode="trilinear", align_corners=False)
+
+
+def unit_coordinates(points: Tensor, image_size: Sequence[int]) -> Tensor:
+    """Positions `[B, N, 3]` (voxels) as float32 in -1..1 from the first to the last voxel of each axis."""
+    last = torch.tensor([max(size - 1, 1) for size in image_size], dtype=torch.float32, device=points.device)
+    return points.float() * (2 / last) - 1
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """Strips MONAI's metadata, which costs time at every operation."""
+    return tensor.as_subclass(Tensor)

@@ -1,0 +1,152 @@
+"""Pyramid OSS-Net: an occupancy network whose decoder reads the features of every level at the point itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.networks.layers.utils import get_act_layer
+from monai.utils import ensure_tuple_rep
+from torch import Tensor, nn
+
+from custom_nets.networks.occupancy import OccupancyNetworkBase, plain_tensor, resize_to_grid, unit_coordinates
+from custom_nets.networks.pyramid_encoder import PyramidEncoder
+from custom_nets.networks.sampling import sample_features, sample_neighbourhoods
+
+
+class PyramidLatent(NamedTuple):
+    """What the encoder knows of a volume.
+
+    Attributes:
+        features: of each level, finest first: `[B, h, w, d, F]`, channels last. Every level spans the whole image.
+        segmentation: auxiliary logits `[B, R, h, w, d]`, on a grid of at most an eighth of the image's resolution.
+        spacing: of the image, mm `[B, 3]`.
+    """
+
+    features: tuple[Tensor, ...]
+    segmentation: Tensor
+    spacing: Tensor
+
+
+class PyramidOSSNet(OccupancyNetworkBase):
+    """Occupancy network with point features from an encoder pyramid.
+
+    OSS-Net knows a volume by one global latent, and a place by a patch of raw voxels. Here the encoder is a feature
+    pyramid over the reduced image; a point's features are trilinear samples of every level, the raw full-resolution
+    neighbourhood and the position. No convolution ever runs at full resolution, and the decoder is small.
+
+    Args:
+        in_channels: modalities C.
+        num_regions: regions R.
+        reduction: image voxels to one voxel of the encoder along each axis, one number or three.
+        channels: features of each level; every level halves the grid.
+        neighbourhood: samples a side of the raw neighbourhood, odd; 0 for none.
+        neighbourhood_spacing: distance of those samples in mm; None: one voxel, whatever its size.
+        hidden_features: width of the decoder's hidden layers.
+        hidden_layers: how many of them.
+        norm: normalisation by MONAI's names; one that needs no large batch.
+        act: activation by MONAI's names, of encoder and decoder.
+        points_per_chunk: points decoded at a time by the dense `forward(image)`.
+
+    Raises:
+        ValueError: for a neighbourhood that is not odd, or a reduction below 1.
+    """
+
+    accepts_positions = True
+    """`decode` takes positions between the voxels too."""
+
+    def __init__(
+        self,
+        in_channels: int = 4,
+        num_regions: int = 3,
+        reduction: int | Sequence[int] = 2,
+        channels: Sequence[int] = (16, 32, 64, 128),
+        neighbourhood: int = 3,
+        neighbourhood_spacing: float | None = None,
+        hidden_features: int = 256,
+        hidden_layers: int = 3,
+        norm: str | tuple = ("instance", {"affine": True}),
+        act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        points_per_chunk: int = 16_384,
+    ) -> None:
+        super().__init__(points_per_chunk)
+        if neighbourhood and neighbourhood % 2 == 0:
+            msg = f"neighbourhood must be odd or 0, got {neighbourhood}"
+            raise ValueError(msg)
+        self.reduction = ensure_tuple_rep(reduction, 3)
+        if min(self.reduction) < 1:
+            msg = f"reduction must be at least 1, got {reduction}"
+            raise ValueError(msg)
+        self.neighbourhood = neighbourhood
+        self.neighbourhood_spacing = neighbourhood_spacing
+        # The level that is an eighth of the image, or the next finer one.
+        auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.reduction) * 2**i <= 8)
+        self.encoder = PyramidEncoder(in_channels, channels, num_regions, auxiliary_level, norm, act)
+        inputs = sum(channels) + in_channels * neighbourhood**3 + 3
+        widths = [inputs, *[hidden_features] * hidden_layers]
+        layers: list[nn.Module] = []
+        for i, o in pairwise(widths):
+            layers += [nn.Linear(i, o), get_act_layer(act)]
+        self.decoder = nn.Sequential(*layers, nn.Linear(widths[-1], num_regions))
+
+    def preferred_chunk(self, device: torch.device) -> int | None:
+        """The decoder is narrow: large chunks, unlike those of OSS-Net, lose nothing."""
+        return self.points_per_chunk if device.type == "cpu" else None
+
+    def encode(self, image: Tensor) -> PyramidLatent:
+        """Reduces an image `[B, C, H, W, D]` (anti-aliased) and encodes it.
+
+        The spacing is read from the affine of a `MetaTensor`; any other tensor counts as 1 mm isotropic.
+        """
+        spacing = _spacing(image)
+        volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:]))
+        # Images may travel in half precision; the network keeps its own.
+        features, segmentation = self.encoder(volume.to(next(self.parameters()).dtype))
+        # Channels last, once a volume: a point then reads each of its eight cells in one piece.
+        return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
+
+    def decode(self, latent: PyramidLatent, image: Tensor, points: Tensor) -> Tensor:
+        """Decodes points.
+
+        Args:
+            latent: the result of `encode`.
+            image: the full-resolution image `[B, C, H, W, D]` whose neighbourhoods are read.
+            points: voxel indices `[B, N, 3]` of that image; or, as floating point numbers, positions between them.
+
+        Returns:
+            Logits `[B, N, R]`.
+        """
+        image, points = plain_tensor(image), plain_tensor(points)
+        size = image.shape[2:]
+        share = (points.float() + 0.5) / torch.tensor(size, dtype=torch.float32, device=points.device)  # of the box
+        parts = []
+        for level in latent.features:
+            cells = torch.tensor(level.shape[1:4], dtype=torch.float32, device=points.device)
+            parts.append(sample_features(level, share * cells - 0.5))
+        if self.neighbourhood:
+            parts.append(sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent)).flatten(2))
+        parts.append(unit_coordinates(points, size))
+        return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
+
+    def _step(self, latent: PyramidLatent) -> Tensor | None:
+        """Distance of the neighbourhood's samples in voxels `[B, 3]`, None where it is one voxel."""
+        if self.neighbourhood_spacing is None:
+            return None
+        return self.neighbourhood_spacing / latent.spacing
+
+    def _grid_size(self, image_size: Sequence[int]) -> list[int]:
+        """The encoder's grid: the image divided by the reduction, rounded up to whole cells of the coarsest level."""
+        coarsest = 2 ** (self.encoder.num_levels - 1)
+        return [-(-size // (r * coarsest)) * coarsest for size, r in zip(image_size, self.reduction, strict=True)]
+
+
+def _spacing(image: Tensor) -> Tensor:
+    """Spacing of the voxels in mm `[B, 3]`."""
+    if not isinstance(image, MetaTensor):
+        return torch.ones(len(image), 3, device=image.device)
+    affines = image.affine.reshape(-1, 4, 4).expand(len(image), 4, 4)
+    return torch.stack([affine_to_spacing(affine) for affine in affines]).to(image.device, torch.float32)

@@ -1,0 +1,206 @@
+"""PyramidOSSNet."""
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from custom_nets.inferers import OccupancyInferer
+from custom_nets.networks import OSSNet, PyramidOSSNet
+
+SIZE = (20, 24, 18)
+
+
+def small(**keys) -> PyramidOSSNet:
+    torch.manual_seed(0)
+    return PyramidOSSNet(2, 3, **{"channels": (4, 8, 8), "hidden_features": 16, **keys}).eval()
+
+
+def an_image(batch=1, size=SIZE):
+    return torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1))
+
+
+def some_points(batch=1, n=50, size=SIZE):
+    generator = torch.Generator().manual_seed(2)
+    return torch.stack([torch.randint(0, side, (batch, n), generator=generator) for side in size], dim=-1)
+
+
+def every_point(size=SIZE):
+    return torch.cartesian_prod(*[torch.arange(side) for side in size])[None]
+
+
+def test_the_decoder_costs_at_most_a_tenth_of_variant_c():
+    def multiply_adds(decoder):
+        return sum(m.weight.numel() for m in decoder.modules() if isinstance(m, torch.nn.Linear))
+
+    variant_c = OSSNet("c")
+    patches = sum(343 * 343 * c.weight.shape[0] * c.weight.shape[1] for c in (variant_c.decoder.patch_mapping.conv1,))
+    assert multiply_adds(PyramidOSSNet().decoder) <= 250_000
+    assert multiply_adds(PyramidOSSNet().decoder) * 10 <= multiply_adds(variant_c.decoder) + patches
+
+
+@torch.no_grad()
+def test_decoding_points_equals_the_dense_network():
+    net, image = small(points_per_chunk=1000), an_image()
+    dense = net(image)
+    logits = net.decode(net.encode(image), image, every_point())
+    torch.testing.assert_close(logits[0].T.reshape(dense[0].shape), dense[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("neighbourhood_spacing", [None, 1.5])
+@torch.no_grad()
+def test_voxel_centres_are_positions_like_any_other(neighbourhood_spacing):
+    net, image = small(neighbourhood_spacing=neighbourhood_spacing), an_image()
+    latent, points = net.encode(image), every_point()
+    torch.testing.assert_close(
+        net.decode(latent, image, points), net.decode(latent, image, points.float()), atol=1e-6, rtol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_logits_are_continuous_between_voxels():
+    net, image = small(), an_image()
+    latent, points = net.encode(image), some_points().float()
+    there = net.decode(latent, image, points)
+    near = net.decode(latent, image, points + 1e-3)
+    far = net.decode(latent, image, points + 0.4)
+    assert (near - there).abs().max() < 0.02 * (far - there).abs().max().clamp(min=0.1)
+
+
+@torch.no_grad()
+def test_the_order_of_points_does_not_matter():
+    net, image = small(), an_image()
+    latent, points = net.encode(image), some_points()
+    order = torch.randperm(points.shape[1])
+    torch.testing.assert_close(
+        net.decode(latent, image, points[:, order]), net.decode(latent, image, points)[:, order], atol=1e-6, rtol=1e-6
+    )
+
+
+@torch.no_grad()
+def test_chunks_do_not_matter():
+    net, image = small(), an_image()
+    whole = OccupancyInferer("dense")(image, net)
+    torch.testing.assert_close(OccupancyInferer("dense", points_per_chunk=77)(image, net), whole, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_items_of_a_batch_do_not_see_each_other():
+    net, image, points = small(), an_image(2), some_points(2)
+    together = net(image, points)
+    alone = net(image[1:], points[1:])
+    torch.testing.assert_close(together[0][1:], alone[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[1][1:], alone[1], atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_every_parameter_from_the_points_alone():
+    net = small().train()
+    net(an_image(2), some_points(2))[0].square().sum().backward()
+    without = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert without == {"encoder.segmentation.weight", "encoder.segmentation.bias"}
+
+
+def test_gradients_reach_every_level():
+    net = small()
+    latent = net.encode(an_image())
+    for level in latent.features:
+        level.retain_grad()
+    net.decode(latent, an_image(), some_points()).sum().backward()
+    assert all(level.grad.abs().sum() > 0 for level in latent.features)
+
+
+@pytest.mark.parametrize(("reduction", "grid"), [(2, (10, 12, 9)), (4, (5, 6, 5)), ((4, 4, 1), (5, 6, 18))])
+def test_the_encoder_sees_the_reduced_image(reduction, grid):
+    features = small(reduction=reduction, channels=(4,)).encode(an_image()).features
+    assert features[0].shape == (1, *grid, 4)
+
+
+def test_reduction_is_the_mean_of_the_cells():
+    net, seen = small(channels=(4,)), []
+    net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net.encode(an_image())
+    torch.testing.assert_close(seen[0], torch.nn.functional.avg_pool3d(an_image(), 2))
+
+
+def test_odd_sizes_are_rounded_up_to_whole_cells():
+    assert [f.shape[1:4] for f in small().encode(an_image(size=(21, 17, 9))).features] == [
+        (12, 12, 8),
+        (6, 6, 4),
+        (3, 3, 2),
+    ]
+
+
+@pytest.mark.parametrize(("reduction", "cells"), [(2, 8), (4, 8), (8, 8), (1, 4)])
+def test_the_auxiliary_segmentation_is_an_eighth_of_the_image_or_finer(reduction, cells):
+    net = PyramidOSSNet(2, reduction=reduction, channels=(4, 4, 4), hidden_features=8)
+    assert net.encode(torch.zeros(1, 2, 32, 64, 32)).segmentation.shape == (1, 3, 32 // cells, 64 // cells, 32 // cells)
+
+
+def test_features_lie_where_the_image_has_them():
+    """A bright spot is felt where it is, not half a cell beside it: mirrored images give mirrored logits."""
+    net = small(neighbourhood=0, channels=(4, 4)).double()
+    with torch.no_grad():
+        for module in net.encoder.modules():
+            if isinstance(module, torch.nn.Conv3d):  # symmetric kernels
+                module.weight += module.weight.flip(2)
+        net.decoder[0].weight[:, -3:] = 0  # no coordinates
+        image = an_image().double()
+        logits, mirrored = net(image), net(image.flip(2))
+    torch.testing.assert_close(mirrored.flip(2), logits, atol=1e-9, rtol=1e-9)
+
+
+@torch.no_grad()
+def test_neighbourhoods_in_millimetres_follow_the_spacing():
+    """The same 1.5 mm in an image of 1 mm, and in one with every second voxel removed along the last axis."""
+    net = small(neighbourhood_spacing=2.0)
+    affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))
+    assert torch.allclose(net.encode(MetaTensor(an_image(), affine=affine)).spacing, torch.tensor([[1.0, 1.0, 2.0]]))
+    step = net._step(net.encode(MetaTensor(an_image(), affine=affine)))
+    torch.testing.assert_close(step, torch.tensor([[2.0, 2.0, 1.0]]))
+
+
+def test_plain_images_count_as_one_millimetre():
+    assert small().encode(an_image(2)).spacing.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@torch.no_grad()
+def test_images_may_travel_in_half_precision():
+    net, image, points = small(), an_image(), some_points()
+    torch.testing.assert_close(net(image.half(), points)[0], net(image, points)[0], atol=1e-2, rtol=1e-2)
+
+
+def test_trains_under_autocast():
+    net, image, points = small().train(), an_image(2), some_points(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, _ = net(image, points)
+    logits.float().square().mean().backward()
+    torch.testing.assert_close(logits.float(), net(image, points)[0], atol=0.1, rtol=0.1)
+
+
+def test_learns_what_only_the_neighbourhood_shows():
+    """Single bright voxels: pooled away in the encoder, plain in the raw neighbourhood."""
+    torch.manual_seed(0)
+    net = PyramidOSSNet(1, 1, reduction=4, channels=(4, 8), hidden_features=32, hidden_layers=2)
+    optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
+    for _ in range(60):
+        image = (torch.rand(1, 1, 16, 16, 16) < 0.5).float()
+        points = torch.randint(0, 16, (1, 1024, 3))
+        target = image[0, 0][tuple(points[0].T)][None, :, None]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(net(image, points)[0], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert ((net.eval()(image) > 0) == image.bool()).float().mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"neighbourhood": 4}, "must be odd"), ({"reduction": 0}, "at least 1")]
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PyramidOSSNet(**arguments)
+
+
+def test_padé_is_chosen_by_name():
+    net = small(act="pade").train()
+    net(an_image(), some_points())[0].sum().backward()
+    assert any("numerator" in name for name, _ in net.named_parameters())
