@@ -12,11 +12,20 @@ class PreparePointsBatch(PrepareBatch):
     """Moves the image once, and its points, to the device; patches are gathered there.
 
     For `SupervisedTrainer(prepare_batch=...)`: the network is called as `network(image, points)`, the loss as
-    `loss(outputs, (point_labels, auxiliary_target))`.
+    `loss(outputs, (point_labels, auxiliary_target))`. Where some points are left to the network (`uncertain_share` of
+    `SamplePointsd`), it is called as `network(image, points, candidates=…, uncertain=…)`.
+
+    Args:
+        num_points: points to be answered; needed where some of them are left to the network.
+        uncertain_share: share of points left to the network, as in `SamplePointsd`.
 
     Batch keys: `image` `[B, C, H, W, D]` (any floating dtype), `points` `[B, N, 3]`, `point_labels` `[B, N, R]`, and
     where there is one `auxiliary_target` `[B, R, h, w, d]`.
     """
+
+    def __init__(self, num_points: int = 0, uncertain_share: float = 0.0) -> None:
+        self.num_points = num_points
+        self.num_uncertain = int(num_points * uncertain_share)
 
     def __call__(
         self,
@@ -25,12 +34,17 @@ class PreparePointsBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor | None], tuple, dict]:
-        """Returns (image, (point labels, auxiliary target), (points,), {})."""
+        """Returns (image, (point labels, auxiliary target), (points,), keywords of the network's forward)."""
 
         def move(key: str) -> torch.Tensor:
-            # MONAI's metadata makes every later operation slower and is not needed in a training step.
-            plain = torch.Tensor.as_subclass(batchdata[key], torch.Tensor)
-            return plain.to(device=device, non_blocking=non_blocking, **kwargs)
+            # MONAI's metadata makes every later operation slower; only of the image a network may read the spacing.
+            tensor = batchdata[key] if key == "image" else torch.Tensor.as_subclass(batchdata[key], torch.Tensor)
+            return tensor.to(device=device, non_blocking=non_blocking, **kwargs)
 
         auxiliary = move("auxiliary_target") if "auxiliary_target" in batchdata else None
-        return move("image"), (move("point_labels"), auxiliary), (move("points"),), {}
+        points = move("points")
+        choice = {}
+        if self.num_uncertain:
+            candidates = points.shape[1] - (self.num_points - self.num_uncertain)
+            choice = {"candidates": candidates, "uncertain": self.num_uncertain}
+        return move("image"), (move("point_labels"), auxiliary), (points,), choice

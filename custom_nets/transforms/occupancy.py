@@ -57,22 +57,40 @@ class BorderMap(Transform):
 
 
 class SamplePoints(Randomizable, Transform):
-    """Draws training points: a share near the borders of the regions, the rest uniformly from the volume.
+    """Draws training points: shares near the borders of the regions, for the network to choose, and uniformly.
 
     Args:
-        num_points: points a call, N.
+        num_points: points that are to be answered a call, N.
         border_balance: share of border points, drawn without replacement; 0 is uniform sampling (published for BraTS),
             0.5 is published for LiTS. Where there are fewer border voxels all are taken, and the rest is uniform.
+        uncertain_share: share of points left to the network, which keeps those it is least certain about. For each,
+            `oversampling` uniform candidates are drawn; they come last.
+        oversampling: candidates for each of these points; 3 in PointRend.
 
-    Source: OSS-Net, section 3.4; unlike the published code, the last index of each axis is drawn too.
+    Source: OSS-Net, section 3.4 (unlike the published code, the last index of each axis is drawn too); PointRend
+    (Kirillov et al., CVPR 2020, section 3.1).
     """
 
-    def __init__(self, num_points: int = 2**14, border_balance: float = 0.5) -> None:
-        if num_points < 1 or not 0 <= border_balance <= 1:
-            msg = f"need num_points >= 1 and border_balance in 0..1, got {num_points} and {border_balance}"
+    def __init__(
+        self,
+        num_points: int = 2**14,
+        border_balance: float = 0.5,
+        uncertain_share: float = 0.0,
+        oversampling: int = 3,
+    ) -> None:
+        if num_points < 1 or oversampling < 1:
+            msg = f"num_points and oversampling must be at least 1, got {num_points} and {oversampling}"
+            raise ValueError(msg)
+        if min(border_balance, uncertain_share) < 0 or border_balance + uncertain_share > 1:
+            msg = (
+                "border_balance and uncertain_share must be shares that add up to at most 1, got "
+                f"{border_balance} and {uncertain_share}"
+            )
             raise ValueError(msg)
         self.num_points = num_points
         self.border_balance = border_balance
+        self.num_uncertain = int(num_points * uncertain_share)
+        self.num_candidates = oversampling * self.num_uncertain
 
     def __call__(self, shape: Sequence[int], border: NdarrayOrTensor | None = None) -> torch.Tensor:
         """Draws points.
@@ -82,7 +100,8 @@ class SamplePoints(Randomizable, Transform):
             border: border map `[1, H, W, D]`; None when there is none.
 
         Returns:
-            Integer voxel indices `[N, 3]`, shuffled.
+            Integer voxel indices `[N, 3]`, shuffled; with candidates `[N + (oversampling - 1) * uncertain, 3]`, of
+            which the last oversampling * uncertain are the candidates.
         """
         chosen = np.empty(0, dtype=np.int64)
         wanted = int(self.num_points * self.border_balance)
@@ -90,9 +109,12 @@ class SamplePoints(Randomizable, Transform):
             chosen = np.flatnonzero(convert_to_numpy(border))
             if len(chosen) > wanted:
                 chosen = self.R.choice(chosen, wanted, replace=False)
-        uniform = self.R.randint(0, int(np.prod(shape)), size=self.num_points - len(chosen), dtype=np.int64)
-        flat = np.concatenate([chosen, uniform])
+        fixed = self.num_points - self.num_uncertain
+        voxels = int(np.prod(shape))
+        flat = np.concatenate([chosen, self.R.randint(0, voxels, size=fixed - len(chosen), dtype=np.int64)])
         self.R.shuffle(flat)
+        if self.num_candidates:
+            flat = np.concatenate([flat, self.R.randint(0, voxels, size=self.num_candidates, dtype=np.int64)])
         return torch.from_numpy(np.stack(np.unravel_index(flat, tuple(shape)), axis=-1))
 
 
@@ -125,6 +147,8 @@ class SamplePointsd(Randomizable, MapTransform):
         border_key: border map of `BorderMapd`; may be missing when `border_balance` is 0.
         num_points: see `SamplePoints`.
         border_balance: see `SamplePoints`.
+        uncertain_share: see `SamplePoints`; `PreparePointsBatch` is to be told the same numbers.
+        oversampling: see `SamplePoints`.
 
     Writes `points` (int64 `[N, 3]`) and `point_labels` (float32 `[N, R]`).
     """
@@ -136,10 +160,12 @@ class SamplePointsd(Randomizable, MapTransform):
         border_balance: float = 0.5,
         border_key: str = "border",
         allow_missing_keys: bool = False,
+        uncertain_share: float = 0.0,
+        oversampling: int = 3,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.border_key = border_key
-        self.sampler = SamplePoints(num_points, border_balance)
+        self.sampler = SamplePoints(num_points, border_balance, uncertain_share, oversampling)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SamplePointsd:
         """Seeds the sampler."""

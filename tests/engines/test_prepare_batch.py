@@ -14,7 +14,7 @@ def test_image_targets_and_points_are_told_apart():
         "auxiliary_target": torch.ones(1, 3, 1, 1, 1),
     }
     image, (labels, auxiliary), (points,), options = PreparePointsBatch()(batch, "cpu")
-    assert type(image) is torch.Tensor
+    assert image.shape == (1, 4, 2, 2, 2)
     assert labels is not None
     assert auxiliary is not None
     assert points.dtype == torch.int64
@@ -24,3 +24,16 @@ def test_image_targets_and_points_are_told_apart():
 def test_a_batch_may_lack_the_auxiliary_target():
     batch = {"image": torch.ones(1), "points": torch.ones(1), "point_labels": torch.ones(1)}
     assert PreparePointsBatch()(batch, "cpu")[1][1] is None
+
+
+def test_the_spacing_stays_with_the_image():
+    batch = {"image": MetaTensor(torch.ones(1, 4, 2, 2, 2), affine=torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])))}
+    batch |= {"points": torch.ones(1), "point_labels": torch.ones(1)}
+    image = PreparePointsBatch()(batch, "cpu")[0]
+    assert image.pixdim.tolist() == [2, 2, 3]
+
+
+def test_points_left_to_the_network_are_told_apart():
+    batch = {"image": torch.ones(1), "points": torch.zeros(1, 16, 3), "point_labels": torch.ones(1)}
+    options = PreparePointsBatch(num_points=8, uncertain_share=0.5)(batch, "cpu")[3]
+    assert options == {"candidates": 12, "uncertain": 4}

@@ -61,3 +61,26 @@ def test_saturated_wrong_points_keep_their_gradient():
 def test_bad_fraction_is_named():
     with pytest.raises(ValueError, match="keep_fraction must be in"):
         PointBCELoss(keep_fraction=0)
+
+
+def test_dice_is_one_minus_the_overlap_of_the_points():
+    labels = torch.tensor([[[1.0], [1.0], [0.0], [0.0]]])
+    logits = torch.tensor([[[100.0], [-100.0], [100.0], [-100.0]]])  # one hit, one miss, one false alarm: Dice 1/2
+    with_dice = OccupancyLoss(dice_weight=1.0)((logits, None), (labels, None))
+    without = OccupancyLoss()((logits, None), (labels, None))
+    assert float(with_dice - without) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_dice_is_taken_over_the_batch():
+    """A case that lacks the region adds its false alarms, and no Dice of its own."""
+    labels = torch.tensor([[[1.0], [0.0]], [[0.0], [0.0]]])
+    logits = 100 * torch.tensor([[[1.0], [-1.0]], [[-1.0], [-1.0]]])
+    loss = OccupancyLoss(dice_weight=1.0)((logits, None), (labels, None))
+    assert float(loss) == pytest.approx(0, abs=1e-4)
+
+
+def test_only_answered_points_count():
+    labels = torch.tensor([[[1.0], [0.0], [1.0]]])
+    logits = torch.tensor([[[100.0], [100.0]]])
+    loss = OccupancyLoss()((logits, None, torch.tensor([[2, 0]])), (labels, None))
+    assert float(loss) == pytest.approx(0, abs=1e-6)

@@ -106,7 +106,27 @@ def test_dictionary_form_writes_the_border():
     assert item["border"].shape == (1, 5, 5, 5)
 
 
-@pytest.mark.parametrize("arguments", [{"num_points": 0}, {"border_balance": 1.5}])
-def test_bad_arguments_are_refused(arguments):
-    with pytest.raises(ValueError, match="num_points >= 1"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_points": 0}, "num_points and oversampling must be at least 1"),
+        ({"oversampling": 0}, "num_points and oversampling must be at least 1"),
+        ({"border_balance": 1.5}, "shares that add up to at most 1"),
+        ({"border_balance": 0.6, "uncertain_share": 0.5}, "shares that add up to at most 1"),
+        ({"uncertain_share": -0.1}, "shares that add up to at most 1"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         SamplePoints(**arguments)
+
+
+def test_candidates_come_last():
+    border = torch.zeros(1, 30, 30, 30)
+    border[:, :10] = 1
+    sampler = SamplePoints(num_points=100, border_balance=0.7, uncertain_share=0.3, oversampling=4)
+    sampler.set_random_state(0)
+    points = sampler((30, 30, 30), border)
+    assert points.shape == (70 + 4 * 30, 3)
+    assert (points[:70, 0] < 10).all()
+    assert (points[70:, 0] >= 10).any()
