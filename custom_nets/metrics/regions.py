@@ -18,7 +18,7 @@ from custom_nets.errors import InputError
 Spacing = float | Sequence[float]
 
 
-def _masks(y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def checked_masks(y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Checks both tensors and returns them as plain bool tensors `[B, R, H, W, D]`."""
     if y_pred.shape != y.shape or y.ndim != 5:
         msg = (
@@ -39,7 +39,7 @@ def _masks(y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 def _sizes(y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns the voxel counts `[B, R]` of the prediction, the label and their intersection, exact in float64."""
-    predicted, true = _masks(y_pred, y)
+    predicted, true = checked_masks(y_pred, y)
     counts = [part.flatten(2).count_nonzero(dim=2).double() for part in (predicted, true, predicted & true)]
     return counts[0], counts[1], counts[2]
 
@@ -77,7 +77,7 @@ def compute_region_iou(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return _ratio(common, predicted + true - common)
 
 
-def _crop(predicted: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def crop_to_union(predicted: torch.Tensor, true: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cuts both masks `[H, W, D]` to the box of their union; outside it no surface lies, so no distance changes."""
     union = predicted | true
     box = []
@@ -94,7 +94,7 @@ def _hausdorff95(predicted: torch.Tensor, true: torch.Tensor, spacing: Sequence[
     if not found or torch.equal(predicted, true):
         return 0.0
     # On the CPU MONAI looks distances up in a tree of surface voxels: fast, and the same number on every device.
-    cut = [torch.nn.functional.pad(part, [1] * 6).cpu()[None, None] for part in _crop(predicted, true)]
+    cut = [torch.nn.functional.pad(part, [1] * 6).cpu()[None, None] for part in crop_to_union(predicted, true)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6 warns of its own call
         distance = compute_hausdorff_distance(cut[0], cut[1], include_background=True, percentile=95, spacing=spacing)
@@ -120,8 +120,8 @@ def compute_region_hausdorff95(
     Raises:
         InputError: when shapes differ or values are not binary.
     """
-    predicted, true = _masks(y_pred, y)
-    sides = _spacing_of_each(spacing, len(y))
+    predicted, true = checked_masks(y_pred, y)
+    sides = spacing_of_each(spacing, len(y))
     result = torch.empty(predicted.shape[:2], dtype=torch.float32)
     for b, r in np.ndindex(*result.shape):
         diagonal = float(np.linalg.norm(np.asarray(y.shape[2:]) * sides[b]))
@@ -129,7 +129,7 @@ def compute_region_hausdorff95(
     return result.to(y_pred.device)
 
 
-def _spacing_of_each(spacing: Spacing | Sequence[Spacing], cases: int) -> list[tuple[float, ...]]:
+def spacing_of_each(spacing: Spacing | Sequence[Spacing], cases: int) -> list[tuple[float, ...]]:
     """Returns the three spacings of each case."""
     if isinstance(spacing, Sequence) and isinstance(spacing[0], Sequence):
         each: Sequence[Any] = spacing
@@ -141,19 +141,19 @@ def _spacing_of_each(spacing: Spacing | Sequence[Spacing], cases: int) -> list[t
     return [tuple(float(side) for side in ensure_tuple_rep(one, 3)) for one in each]
 
 
-def _spacing_from_meta(y_pred: torch.Tensor, y: torch.Tensor) -> list[list[float]]:
+def spacing_from_meta(y_pred: torch.Tensor, y: torch.Tensor) -> list[list[float]]:
     """Reads the spacing of each case from the affine of the label, else of the prediction."""
     for tensor in (y, y_pred):
         affine = getattr(tensor, "affine", None)
         if affine is not None:
             matrices = torch.as_tensor(affine).reshape(-1, 4, 4).expand(len(tensor), 4, 4)
             return [[float(side) for side in affine_to_spacing(matrix)] for matrix in matrices]
-    msg = "HD95 needs millimetres: give `spacing`, or MetaTensors with an affine (as LoadImaged makes them)"
+    msg = "millimetres are needed: give `spacing`, or MetaTensors with an affine (as LoadImaged makes them)"
     raise InputError(msg)
 
 
 class RegionMetric(CumulativeIterationMetric):
-    """A number for each case and region, `[B, R]`, gathered over cases and processes; never NaN.
+    """A number for each case and region, `[B, R]`, gathered over cases and processes.
 
     Use it as any MONAI metric, or through `monai.handlers.IgniteMetricHandler(metric_fn=...)`, which also leaves the
     numbers of each case in `engine.state.metric_details`.
@@ -228,5 +228,5 @@ class RegionHausdorff95(RegionMetric):
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
         spacing = kwargs.get("spacing", self.spacing)
         if spacing is None:
-            spacing = _spacing_from_meta(y_pred, y)
+            spacing = spacing_from_meta(y_pred, y)
         return compute_region_hausdorff95(y_pred, y, spacing, self.worst)
