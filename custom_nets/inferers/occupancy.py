@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,8 @@ from monai.inferers import Inferer
 from monai.utils import StrEnum, convert_to_dst_type
 
 from custom_nets.errors import InputError
+from custom_nets.inferers.lattice import Shape
+from custom_nets.inferers.output_grid import OutputGrid, checked_spacing, describe, spanning_grid
 from custom_nets.inferers.published import published_volume
 from custom_nets.inferers.queries import OccupancyNetwork, QueryStats, VolumeQuery, item_of, synchronize
 from custom_nets.inferers.surface import surface_volume, write
@@ -39,11 +42,16 @@ class OccupancyPrior(StrEnum):
 
 
 class OccupancyInferer(Inferer):
-    """Dense probabilities `[B, R, H, W, D]` from a network that answers for single voxels.
+    """Dense probabilities `[B, R, H, W, D]` from a network that answers for single points.
 
     The network needs two methods: `encode(image [B, C, H, W, D])`, which returns a latent (None, or tensors with a
     leading batch axis in any nesting of tuples, lists and mappings), and `decode(latent, image, points)`, which
     returns logits `[B, N, R]` for integer voxel indices `[B, N, 3]`. It is asked about one batch item at a time.
+    `encode` is given the inputs as they came, with their affine where they are a MetaTensor; `decode` plain tensors.
+
+    The network may have two more members: `accepts_positions`, true where `decode` also takes continuous positions
+    (float32, in voxels of the image, 0 the centre of the first voxel), and `preferred_chunk(device)`, the most points
+    that one call of `decode` should be given (None: no preference).
 
     Modes:
 
@@ -67,6 +75,14 @@ class OccupancyInferer(Inferer):
       the paper's fast mode). Fewest queries, but an object that the prior misses is lost unless its surface joins
       one that it hits.
 
+    The result lies on the image's voxels, or with `output_spacing` on a finer or coarser grid over the same box of
+    space, with the same axes: max(1, round(H x image spacing / output spacing)) voxels along H, and likewise W and D,
+    centred on the box where they do not fill it exactly. "Voxel" above then means a voxel of the result. Such a result
+    is a MetaTensor whose affine describes its grid; the record of the image's transforms (`applied_operations`) does
+    not fit that grid and is left off. Do not invert it: `Invertd` with the image as `orig_keys` would put the image's
+    affine and record on it without a word. It needs no inversion, its affine already leads to world millimetres, and
+    `ResampleToMatchd` brings it onto any other grid.
+
     Source: OSS-Net (Reich et al., BMVC 2021); the coarse-to-fine search goes back to the multiresolution isosurface
     extraction of Occupancy Networks (Mescheder et al., CVPR 2019).
 
@@ -76,7 +92,11 @@ class OccupancyInferer(Inferer):
         threshold: a region holds the voxels whose probability is strictly above it.
         prior: `none`, `union` or `restrict`.
         prior_threshold: the prior region holds the voxels strictly above it, in any region.
-        points_per_chunk: most points in one call of `decode`; None: 2,048 on a CPU, 65,536 elsewhere.
+        points_per_chunk: most points in one call of `decode`; None: what the network prefers, and where it prefers
+            nothing, 2,048 on a CPU and 65,536 elsewhere.
+        output_spacing: spacing of the result in millimetres, one for all axes or one each for H, W and D; needs a
+            network that takes continuous positions. None: the image's voxels. The image's spacing is read from its
+            affine; a plain tensor counts as 1 mm.
 
     Attributes:
         stats: what the last call asked of the network, see `QueryStats`.
@@ -93,6 +113,7 @@ class OccupancyInferer(Inferer):
         prior: str = OccupancyPrior.NONE,
         prior_threshold: float = 0.5,
         points_per_chunk: int | None = None,
+        output_spacing: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.mode = OccupancyMode(_checked_choice("mode", mode, OccupancyMode))
@@ -103,6 +124,7 @@ class OccupancyInferer(Inferer):
         self.points_per_chunk = (
             None if points_per_chunk is None else _checked_count("points_per_chunk", points_per_chunk)
         )
+        self.output_spacing = checked_spacing(output_spacing, self.mode)
         self.stats = QueryStats()
         if self.mode == OccupancyMode.PUBLISHED and self.prior == OccupancyPrior.UNION:
             msg = "prior is 'union', unknown to mode 'published'; expected 'none' (standard) or 'restrict' (optimized)"
@@ -119,7 +141,8 @@ class OccupancyInferer(Inferer):
             kwargs: passed on to `network.encode`.
 
         Returns:
-            Probabilities `[B, R, H, W, D]`, float32, on the device and with the meta data of `inputs`.
+            Probabilities `[B, R, H, W, D]`, float32, on the device and with the meta data of `inputs`. With
+            `output_spacing`: `[B, R, H', W', D']`, a MetaTensor with the affine of that grid and no applied operations.
 
         Raises:
             InputError: when the image or the network does not fit, or the network lacks the prior asked for.
@@ -130,23 +153,39 @@ class OccupancyInferer(Inferer):
         start = perf_counter()
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         model = _unwrap(network)
-        self.stats = QueryStats(voxels=len(image) * image[0, 0].numel())
-        latent = model.encode(image, *args, **kwargs)
+        grid = self._output_grid(inputs, model)
+        shape = image.shape[2:] if grid is None else grid.shape
+        self.stats = QueryStats(voxels=len(image) * math.prod(shape))
+        latent = model.encode(inputs, *args, **kwargs)
         synchronize(image.device)
         self.stats.encode_seconds = perf_counter() - start
-        result = self._infer(image, latent, model)
+        result = self._infer(image, latent, model, grid)
         synchronize(image.device)
         elapsed = perf_counter() - start
         self.stats.search_seconds = elapsed - self.stats.encode_seconds - self.stats.decode_seconds
+        if grid is not None:
+            return describe(result, inputs, grid)
         return convert_to_dst_type(result, inputs, dtype=torch.float32)[0]
 
-    def _infer(self, image: torch.Tensor, latent: Any, network: OccupancyNetwork) -> torch.Tensor:
-        canvas = _Canvas(image)
-        for index in range(len(image)):
-            query = VolumeQuery(
-                network, item_of(latent, index), image[index : index + 1], self._chunk_size(image.device), self.stats
+    def _output_grid(self, inputs: torch.Tensor, network: OccupancyNetwork) -> OutputGrid | None:
+        if self.output_spacing is None:
+            return None
+        if not getattr(network, "accepts_positions", False):
+            msg = (
+                f"output_spacing: {type(network).__name__} reads whole voxels; leave it null, or use a network that "
+                "takes continuous positions (PyramidOSSNet)"
             )
-            self._fill(query, partial(canvas.item, index))
+            raise InputError(msg)
+        return spanning_grid(inputs, self.output_spacing)
+
+    def _infer(
+        self, image: torch.Tensor, latent: Any, network: OccupancyNetwork, grid: OutputGrid | None
+    ) -> torch.Tensor:
+        canvas = _Canvas(len(image), image.device)
+        chunk = self._chunk_size(network, image.device)
+        for index in range(len(image)):
+            query = VolumeQuery(network, item_of(latent, index), image[index : index + 1], chunk, self.stats, grid)
+            self._fill(query, partial(canvas.item, index, query.shape))
         return canvas.volumes
 
     def _fill(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor]) -> None:
@@ -157,27 +196,31 @@ class OccupancyInferer(Inferer):
         else:
             surface_volume(query, allocate, self.coarse_step, self.threshold, self.prior, self.prior_threshold)
 
-    def _chunk_size(self, device: torch.device) -> int:
-        default = _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ELSEWHERE
-        return default if self.points_per_chunk is None else self.points_per_chunk
+    def _chunk_size(self, network: OccupancyNetwork, device: torch.device) -> int:
+        if self.points_per_chunk is not None:
+            return self.points_per_chunk
+        preferred = network.preferred_chunk(device) if hasattr(network, "preferred_chunk") else None
+        if preferred is not None:
+            return preferred
+        return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ELSEWHERE
 
 
 class _Canvas:
     """The result of a batch, allocated once, when the first answer tells the number of regions."""
 
-    def __init__(self, image: torch.Tensor) -> None:
-        self.image = image
+    def __init__(self, batch: int, device: torch.device) -> None:
+        self.batch = batch
+        self.device = device
         self.volumes = torch.empty(0)
 
-    def item(self, index: int, regions: int) -> torch.Tensor:
+    def item(self, index: int, shape: Shape, regions: int) -> torch.Tensor:
         if self.volumes.numel() == 0:
-            size = (len(self.image), regions, *self.image.shape[2:])
-            self.volumes = torch.zeros(size, dtype=torch.float32, device=self.image.device)
+            self.volumes = torch.zeros((self.batch, regions, *shape), dtype=torch.float32, device=self.device)
         return self.volumes[index]
 
 
 def _dense_volume(query: VolumeQuery, allocate: Callable[[int], torch.Tensor]) -> None:
-    voxels = query.image[0, 0].numel()
+    voxels = math.prod(query.shape)
     for start in range(0, voxels, _DENSE_BLOCK):
         # Block by block: the indices of a whole CT would take more memory than its probabilities.
         flat = torch.arange(start, min(start + _DENSE_BLOCK, voxels), device=query.device)

@@ -11,6 +11,7 @@ import torch
 
 from custom_nets.errors import InputError
 from custom_nets.inferers.lattice import Shape, to_points
+from custom_nets.inferers.output_grid import OutputGrid
 
 
 class OccupancyNetwork(Protocol):
@@ -25,7 +26,7 @@ class QueryStats:
     """What one call of an inferer asked of the network.
 
     Args:
-        voxels: voxels in the batch.
+        voxels: voxels of the result, over the batch.
         stages: for each batch item, points asked in each stage.
         rounds: for each batch item, how often the surface was widened until nothing new was left to ask.
         encode_seconds: time in `network.encode`.
@@ -58,12 +59,12 @@ class QueryStats:
 
     @property
     def fraction(self) -> float:
-        """Points asked for each voxel of the batch; 1 for the dense mode."""
+        """Points asked for each voxel of the result; 1 for the dense mode."""
         return self.queries / self.voxels if self.voxels else 0.0
 
 
 class VolumeQuery:
-    """Asks the network about voxels of one batch item.
+    """Asks the network about voxels of one batch item's result.
 
     Args:
         network: see `OccupancyNetwork`.
@@ -71,23 +72,31 @@ class VolumeQuery:
         image: this item `[1, C, H, W, D]`.
         points_per_chunk: most points in one call of `network.decode`.
         stats: where to count; one entry is added to its `stages` and `rounds`.
+        grid: where the voxels lie; None: they are the image's, and the network is given whole voxel indices.
     """
 
     def __init__(
-        self, network: OccupancyNetwork, latent: Any, image: torch.Tensor, points_per_chunk: int, stats: QueryStats
+        self,
+        network: OccupancyNetwork,
+        latent: Any,
+        image: torch.Tensor,
+        points_per_chunk: int,
+        stats: QueryStats,
+        grid: OutputGrid | None = None,
     ) -> None:
         self.network = network
         self.latent = latent
         self.image = image
         self.points_per_chunk = points_per_chunk
         self.stats = stats
+        self.grid = grid
         stats.stages.append({})
         stats.rounds.append(0)
 
     @property
     def shape(self) -> Shape:
-        """Size of the volume (H, W, D)."""
-        height, width, depth = self.image.shape[2:]
+        """Size of the result (H, W, D), the image's where there is no other grid."""
+        height, width, depth = self.image.shape[2:] if self.grid is None else self.grid.shape
         return height, width, depth
 
     @property
@@ -120,7 +129,7 @@ class VolumeQuery:
         """Logits at some voxels.
 
         Args:
-            flat: flat indices `[N]` into the volume (row-major, int64).
+            flat: flat indices `[N]` into the result (row-major, int64).
             stage: the name under which the points are counted.
 
         Returns:
@@ -138,7 +147,8 @@ class VolumeQuery:
         return logits
 
     def _decode(self, flat: torch.Tensor) -> torch.Tensor:
-        logits = self.network.decode(self.latent, self.image, to_points(flat, self.shape)[None])
+        points = to_points(flat, self.shape) if self.grid is None else self.grid.positions(flat)
+        logits = self.network.decode(self.latent, self.image, points[None])
         if logits.ndim != 3 or logits.shape[:2] != (1, len(flat)):
             msg = (
                 f"{type(self.network).__name__}.decode gave logits of shape {list(logits.shape)}; "
@@ -155,14 +165,15 @@ def synchronize(device: torch.device) -> None:
 
 
 def item_of(latent: Any, index: int) -> Any:
-    """One batch item of a latent: every tensor in it, sliced to length 1 along its first axis.
+    """One batch item of a latent: every tensor in it, sliced to length 1 along its first axis, without meta data.
 
     Args:
         latent: a tensor, None, or any nesting of (named) tuples, lists, mappings and dataclasses of them.
         index: which item.
     """
     if isinstance(latent, torch.Tensor):
-        return latent[index : index + 1]
+        # MONAI's meta data would slow down every operation of every chunk.
+        return latent.as_subclass(torch.Tensor)[index : index + 1]
     if isinstance(latent, Mapping):
         return {key: item_of(value, index) for key, value in latent.items()}
     if isinstance(latent, (tuple, list)):

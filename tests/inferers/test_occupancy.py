@@ -44,11 +44,11 @@ class FieldNetwork(nn.Module):
         self.calls: list[torch.Tensor] = []
 
     def encode(self, image: torch.Tensor) -> FieldLatent:
-        assert type(image) is torch.Tensor
         assert image.shape[2:] == self.field.shape[2:]
         return FieldLatent(self.field, self.segmentation)
 
     def decode(self, latent: FieldLatent, image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        assert type(image) is torch.Tensor
         assert points.dtype == torch.int64
         assert len(latent.field) == len(image) == len(points) == 1
         self.calls.append(points[0])
