@@ -15,7 +15,14 @@ import custom_nets
 from custom_nets.errors import InputError, find_input_error
 
 
-def phantom(dataset: str, directory: str, cases: int = 16, shape: tuple = (240, 240, 155), seed: int = 0) -> None:
+def phantom(
+    dataset: str,
+    directory: str,
+    cases: int = 16,
+    shape: tuple = (240, 240, 155),
+    seed: int = 0,
+    style: str = "standard",
+) -> None:
     """Writes synthetic cases in the layout of a release, for trying things out without data.
 
     Args:
@@ -24,13 +31,14 @@ def phantom(dataset: str, directory: str, cases: int = 16, shape: tuple = (240, 
         cases: number of cases.
         shape: voxels along the three axes.
         seed: the same seed gives the same cases.
+        style: standard; hard (ambiguous borders, low contrast, small lesions); shifted (hard, from other scanners).
     """
     from custom_nets.data import write_brain_phantoms
 
     if dataset != "brats":
         msg = f"dataset '{dataset}' is unknown; expected brats"
         raise InputError(msg)
-    folders = write_brain_phantoms(directory, cases, shape, seed)
+    folders = write_brain_phantoms(directory, cases, shape, seed, style=str(style))
     print(f"{len(folders)} synthetic cases are in {directory}")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import ndtri
 
 from custom_nets.data.phantom_anatomy import REACH, Head, coverage, outline_depth
+from custom_nets.data.phantom_styles import LesionPlan, PhantomStyle, Range
 from custom_nets.data.phantom_tissues import BrainGrid, Tissues
 from custom_nets.data.smooth_fields import FloatArray, SmoothField
 
@@ -29,6 +32,9 @@ class Lesion:
         stretch: relative length of its axes.
         rim: thickness of the enhancing rim in mm, 0 for a tumour that does not enhance.
         push: how strongly it displaces its surroundings, 0 to 0.4.
+        cover: how much of the rim enhances, see `LesionPlan`.
+        solid: share of the core outside the rim that is not necrotic.
+        fade: width over which its oedema fades around the border in mm, 0 for a sharp border.
     """
 
     centre: tuple[float, float, float]
@@ -37,6 +43,9 @@ class Lesion:
     stretch: tuple[float, float, float]
     rim: float
     push: float
+    cover: float = 1.5
+    solid: float = 0.0
+    fade: float = 0.0
 
     @property
     def radius(self) -> float:
@@ -51,12 +60,21 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Tumour:
-    """All lesions of one brain on its voxels `[N]`: label numbers, and the fractions of the three nested regions."""
+    """All lesions of one brain on its voxels `[N]`.
+
+    Attributes:
+        label: label numbers.
+        whole, core, enhancing: fractions of the three nested regions.
+        oedema: share of the signal that is oedema's where there is no core; it strays from `whole` as the style wants.
+        solid: share of the core that is not necrotic.
+    """
 
     label: NDArray[np.uint8]
     whole: FloatArray
     core: FloatArray
     enhancing: FloatArray
+    oedema: FloatArray
+    solid: FloatArray
 
 
 def is_enhancing(case: int) -> bool:
@@ -69,16 +87,49 @@ def count_lesions(case: int) -> int:
     return {2: 2, 5: 3}.get(case % 6, 1)
 
 
-def place_lesions(rng: np.random.Generator, head: Head, case: int) -> list[Lesion]:
+def place_lesions(rng: np.random.Generator, head: Head, case: int, style: PhantomStyle) -> list[Lesion]:
     """Chooses size and place of the lesions of one case, in the cerebrum and apart from each other."""
+    drafts = _draft_sequence(rng, case) if style.lesions is None else _draft_plan(rng, style.lesions)
+    lesions: list[Lesion] = []
+    for draft in drafts:
+        lesions.append(_place(rng, head, draft, lesions))
+    return lesions
+
+
+def _draft_sequence(rng: np.random.Generator, case: int) -> Iterator[Lesion]:
+    """Lesions of the standard style, without a place."""
     count = count_lesions(case)
     total = float(np.exp(rng.uniform(np.log(24e3), np.log(100e3))))
     shares = np.array([1.0, 0.3, 0.2][:count]) * rng.uniform(0.85, 1.15, count)
-    lesions: list[Lesion] = []
     for volume in total * shares / shares.sum():
-        draft = _draw_lesion(rng, float(volume), is_enhancing(case))
-        lesions.append(_place(rng, head, draft, lesions))
-    return lesions
+        yield _draw_lesion(rng, float(volume), is_enhancing(case))
+
+
+def _draft_plan(rng: np.random.Generator, plan: LesionPlan) -> Iterator[Lesion]:
+    """Lesions drawn from a plan, without a place."""
+    count = 1 + int(rng.choice(len(plan.counts), p=plan.counts))
+    quiet_case = rng.random() < plan.quiet_cases
+    for number in range(count):
+        small = rng.random() < plan.small_share
+        further = plan.small_volume if small else plan.satellite_volume
+        volume = _draw_volume(rng, further if number else plan.main_volume)
+        quiet = quiet_case or bool(number and rng.random() < plan.quiet_lesions)
+        draft = _draw_lesion(rng, volume, not quiet)
+        yield replace(
+            draft,
+            # A core of a small lesion would be lost between the voxels.
+            core_share=float(max(rng.uniform(*plan.core_share), 0.5 - 0.25 * volume / 1000)),
+            rim=0.0 if quiet else float(rng.uniform(*plan.rim)),
+            push=draft.push * min(1.0, draft.radius / 15),
+            cover=float(rng.uniform(*plan.cover)),
+            solid=1.0 if quiet else float(rng.uniform(*plan.solid)),
+            fade=float(min(rng.uniform(*plan.fade), 1.5 * draft.radius)),
+        )
+
+
+def _draw_volume(rng: np.random.Generator, limits: Range) -> float:
+    """A volume, each order of magnitude as likely as the other."""
+    return float(np.exp(rng.uniform(np.log(limits[0]), np.log(limits[1]))))
 
 
 def _draw_lesion(rng: np.random.Generator, volume: float, enhancing: bool) -> Lesion:
@@ -90,6 +141,7 @@ def _draw_lesion(rng: np.random.Generator, volume: float, enhancing: bool) -> Le
         stretch=(float(x), float(y), float(z)),
         rim=float(rng.uniform(3.5, 6.5)) if enhancing else 0.0,
         push=float(rng.uniform(0.1, 0.35)),
+        solid=0.0 if enhancing else 1.0,
     )
 
 
@@ -106,7 +158,7 @@ def _place(rng: np.random.Generator, head: Head, draft: Lesion, others: list[Les
         offset = candidates - np.array(other.centre, dtype=np.float32)[:, None]
         broken += 3 * np.maximum(1.2 * (draft.radius + other.radius) + 14 - np.sqrt((offset**2).sum(axis=0)), 0)
     x, y, z = (float(v) for v in candidates[:, int(np.argmin(broken))])
-    return Lesion((x, y, z), draft.volume, draft.core_share, draft.stretch, draft.rim, draft.push)
+    return replace(draft, centre=(x, y, z))
 
 
 def displace(points: FloatArray, template: FloatArray, lesions: list[Lesion]) -> FloatArray:
@@ -119,7 +171,9 @@ def displace(points: FloatArray, template: FloatArray, lesions: list[Lesion]) ->
     return moved
 
 
-def grow_tumour(rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, lesions: list[Lesion]) -> Tumour:
+def grow_tumour(
+    rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, lesions: list[Lesion], style: PhantomStyle
+) -> Tumour:
     """Grows irregular lesions of the planned volumes into a brain.
 
     Cores displace what was there; oedema creeps along the white matter and spares cortex. Neither leaves the cerebrum
@@ -128,6 +182,8 @@ def grow_tumour(rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, les
     coarse, fine, border, patches = (grid.sample(SmoothField(rng, mm, REACH)) for mm in (13.0, 6.0, 8.0, 12.0))
     room = np.minimum(np.minimum(grid.depth - 2.0, -tissues.ventricle - 0.5), grid.cerebral - 2.0)
     whole, core, rim = (np.full_like(room, OUTSIDE) for _ in range(3))
+    cover, fade, solid = (np.zeros_like(room) for _ in range(3))
+    quiet = np.zeros(room.shape, dtype=bool)
     for lesion in lesions:
         distance = lesion.distance(grid.points)
         territory = np.minimum(room, _territory(grid, lesion, lesions))
@@ -135,25 +191,50 @@ def grow_tumour(rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, les
         across = np.maximum(-np.float32(np.sign(lesion.centre[0])) * grid.points[0], 0)
         inner: FloatArray = -distance + size * (0.2 * coarse + 0.08 * fine) - across
         inner = _with_volume(inner, territory, lesion.core_share * lesion.volume, grid)
-        outer: FloatArray = -0.7 * distance + size * (0.27 * border - 0.1 * coarse) + 1.5 * fine - across
+        # Ripples of a fixed height would tear a small lesion to pieces.
+        ripples = min(1.5, 0.18 * size) * fine
+        outer: FloatArray = -0.7 * distance + size * (0.27 * border - 0.1 * coarse) + ripples - across
         outer -= np.float32(0.4 * size) * tissues.grey + np.float32(0.6 * size) * tissues.fluid
         outer = _with_volume(np.maximum(outer, inner - 0.6 * size), territory, lesion.volume, grid)
         outer = np.maximum(outer, inner)
+        fade = np.where(outer >= whole, np.float32(lesion.fade), fade)
         whole, core = np.maximum(whole, outer), np.maximum(core, inner)
-        rim = np.where(inner > -9, np.float32(lesion.rim) * (1 + 0.3 * coarse), rim)
+        if lesion.rim:
+            rim = np.where(inner > -9, np.float32(lesion.rim) * (1 + 0.3 * coarse), rim)
+        mine = inner >= core
+        quiet[mine], cover[mine], solid[mine] = not lesion.rim, lesion.cover, lesion.solid
+    grown = whole
     whole = np.where(_without_islands(grid, whole, core), whole, OUTSIDE)
     # Part of a rim stays dark; a small core enhances throughout.
-    ring = (
-        np.minimum(np.minimum(rim - core, core), 2.5 * (1.5 - patches))
-        if lesions[0].rim
-        else np.full_like(core, OUTSIDE)
-    )
+    ring = np.where(quiet, OUTSIDE, np.minimum(np.minimum(rim - core, core), 2.5 * (cover - patches)))
     label = np.zeros(whole.shape, dtype=np.uint8)
     label[whole > 0] = OEDEMA
     label[core > 0] = NECROTIC
     label[(ring > 0) & (core > 0)] = ENHANCING
     label[grid.depth <= 0] = 0
-    return Tumour(label, *(coverage(level, grid.edge) for level in (whole, core, ring)))
+    extent, nucleus, bright = (
+        coverage(level, max(grid.edge, blur))
+        for level, blur in ((whole, 0.0), (core, style.core_blur), (ring, style.core_blur))
+    )
+    if style.lesions is None:
+        return Tumour(label, extent, nucleus, bright, oedema=extent, solid=solid)
+    stray, thinning, mottle = (grid.sample(SmoothField(rng, mm, REACH)) for mm in (5.0, 9.0, 7.0))
+    seen = _beyond_border(grid, label > 0, whole, grown) + np.float32(style.border_doubt) * stray
+    visible = _fading(seen, np.maximum(fade, grid.edge)) * (1 - np.float32(style.patchiness) * coverage(thinning, 3.0))
+    mixture = coverage(ndtri(solid).astype(np.float32) - mottle, 0.8)
+    return Tumour(label, extent, nucleus, bright, oedema=visible, solid=mixture)
+
+
+def _beyond_border(grid: BrainGrid, inside: NDArray[np.bool_], whole: FloatArray, grown: FloatArray) -> FloatArray:
+    """The level of the whole tumour, continued outside its border and falling with the distance from it (mm)."""
+    away = ndimage.distance_transform_edt(~grid.scatter(inside), sampling=grid.spacing)[grid.mask].astype(np.float32)
+    return np.where(inside, whole, np.minimum(grown, 0) - 0.5 * np.maximum(away - grid.edge, 0))
+
+
+def _fading(level: FloatArray, width: FloatArray) -> FloatArray:
+    """A soft step from 0 to 1 over a width in mm, one half where the level is 0."""
+    ramp = np.clip(np.float32(0.5) + level / width, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
 
 
 def _territory(grid: BrainGrid, lesion: Lesion, lesions: list[Lesion]) -> FloatArray:
@@ -185,13 +266,16 @@ def _without_islands(grid: BrainGrid, whole: FloatArray, core: FloatArray) -> ND
     )
 
 
-def scatter_white_spots(rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, tumour: Tumour) -> FloatArray:
+def scatter_white_spots(
+    rng: np.random.Generator, grid: BrainGrid, tissues: Tissues, tumour: Tumour, style: PhantomStyle
+) -> FloatArray:
     """Fraction `[N]` of harmless white matter hyperintensity: caps around the ventricles, and scattered spots."""
     coarse, fine = (grid.sample(SmoothField(rng, mm, REACH)) for mm in (16.0, 5.0))
     near_ventricle = -tissues.ventricle
-    caps = 1.5 - 0.9 * near_ventricle + 4.0 * coarse + 1.2 * fine
+    caps = style.cap - 0.9 * near_ventricle + 4.0 * coarse + 1.2 * fine
     spots = 2.2 * fine + 0.6 * coarse - 2.0 - 0.12 * np.abs(near_ventricle - 14)
     level = np.maximum(caps, spots)
     room = np.minimum(np.minimum(tissues.cortex - 5, near_ventricle), grid.cerebral - 4)
-    volume = float(np.exp(rng.uniform(np.log(12e3), np.log(40e3))))
-    return coverage(_with_volume(level, room, volume, grid), grid.edge) * tissues.white * (1 - tumour.whole)
+    volume = _draw_volume(rng, style.spot_volume)
+    level = _with_volume(level, room, volume, grid)
+    return coverage(level, max(grid.edge, style.spot_blur)) * tissues.white * (1 - tumour.whole)

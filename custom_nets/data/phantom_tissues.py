@@ -21,6 +21,7 @@ from custom_nets.data.phantom_anatomy import (
     outline_depth,
     ventricle_depth,
 )
+from custom_nets.data.phantom_styles import PhantomStyle
 from custom_nets.data.smooth_fields import FloatArray, SmoothField
 
 BRAIN_BOX = (80.0, 96.0, 77.5)
@@ -114,7 +115,9 @@ class Tissues:
     ventricle: FloatArray
 
 
-def grow_tissues(rng: np.random.Generator, grid: BrainGrid, head: Head, template: FloatArray) -> Tissues:
+def grow_tissues(
+    rng: np.random.Generator, grid: BrainGrid, head: Head, template: FloatArray, style: PhantomStyle
+) -> Tissues:
     """Fills a brain with folded cortex, white matter, deep grey matter, ventricles and vessels.
 
     Args:
@@ -122,6 +125,7 @@ def grow_tissues(rng: np.random.Generator, grid: BrainGrid, head: Head, template
         grid: voxels.
         head: the head that the voxels lie in.
         template: positions `[3, N]` in the undeformed head, after displacement by tumours.
+        style: how wide vessels and plexus are.
     """
     build, edge = head.build, grid.edge
     bent = template + np.stack([2.5 * grid.sample(SmoothField(rng, 14.0, REACH)) for _ in range(3)])
@@ -150,8 +154,8 @@ def grow_tissues(rng: np.random.Generator, grid: BrainGrid, head: Head, template
         white=1 - fluid - grey,
         grey=grey,
         fluid=fluid,
-        vessel=_vessels(grid, template, vessel_sheet, sulcus),
-        plexus=coverage(ellipsoid_depth(template, PLEXUS), edge) * coverage(ventricle, edge),
+        vessel=_vessels(grid, template, vessel_sheet, sulcus, style.vessel),
+        plexus=coverage(ellipsoid_depth(template, PLEXUS) + style.plexus, edge) * coverage(ventricle, edge),
         cortex=cortex,
         ventricle=ventricle,
     )
@@ -180,9 +184,9 @@ def _distance_to_zero(values: FloatArray, grid: BrainGrid) -> FloatArray:
     return np.abs(values) / np.maximum(slope, 0.06)
 
 
-def _vessels(grid: BrainGrid, template: FloatArray, sheet: FloatArray, sulcus: FloatArray) -> FloatArray:
+def _vessels(grid: BrainGrid, template: FloatArray, sheet: FloatArray, sulcus: FloatArray, width: float) -> FloatArray:
     """Fraction of vessel: the sagittal sinus, and veins where two families of sheets cross near the surface."""
-    veins = 1.1 - np.sqrt(sheet**2 + sulcus**2)
+    veins = width - np.sqrt(sheet**2 + sulcus**2)
     veins = np.minimum(veins, 12 - grid.depth)
     sinus = np.minimum(2.5 - np.abs(template[0]), 4 - grid.depth)
     sinus = np.where(template[2] > 5, sinus, np.float32(-9))
