@@ -44,6 +44,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
         num_regions: regions R.
         reduction: image voxels to one voxel of the encoder along each axis, one number or three.
         channels: features of each level; every level halves the grid.
+        depths: 3x3x3 convolutions of each level; None: one on the finest, where they cost most, two on the others.
+        top_down: let every level but the finest take in the coarser one, see `PyramidEncoder`.
         neighbourhood: samples a side of the raw neighbourhood, odd; 0 for none.
         neighbourhood_spacing: distance of those samples in mm; None: one voxel, whatever its size.
         hidden_features: width of the decoder's hidden layers.
@@ -65,11 +67,13 @@ class PyramidOSSNet(OccupancyNetworkBase):
         num_regions: int = 3,
         reduction: int | Sequence[int] = 2,
         channels: Sequence[int] = (16, 32, 64, 128),
+        depths: Sequence[int] | None = None,
+        top_down: bool = False,
         neighbourhood: int = 3,
         neighbourhood_spacing: float | None = None,
         hidden_features: int = 256,
         hidden_layers: int = 3,
-        norm: str | tuple = ("instance", {"affine": True}),
+        norm: str | tuple = ("group", {"num_groups": 8}),
         act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
         points_per_chunk: int = 16_384,
     ) -> None:
@@ -85,7 +89,9 @@ class PyramidOSSNet(OccupancyNetworkBase):
         self.neighbourhood_spacing = neighbourhood_spacing
         # The level that is an eighth of the image, or the next finer one.
         auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.reduction) * 2**i <= 8)
-        self.encoder = PyramidEncoder(in_channels, channels, num_regions, auxiliary_level, norm, act)
+        depths = [1, *[2] * (len(channels) - 1)] if depths is None else depths
+        encoder = PyramidEncoder(in_channels, channels, depths, num_regions, auxiliary_level, norm, act, top_down)
+        self.encoder = encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         inputs = sum(channels) + in_channels * neighbourhood**3 + 3
         widths = [inputs, *[hidden_features] * hidden_layers]
         layers: list[nn.Module] = []
@@ -106,7 +112,6 @@ class PyramidOSSNet(OccupancyNetworkBase):
         volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:]))
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(volume.to(next(self.parameters()).dtype))
-        # Channels last, once a volume: a point then reads each of its eight cells in one piece.
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
 
     def decode(self, latent: PyramidLatent, image: Tensor, points: Tensor) -> Tensor:

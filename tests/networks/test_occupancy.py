@@ -50,7 +50,7 @@ def test_any_uncertain_region_makes_a_point_uncertain():
     "net",
     [
         OSSNet("c", 2, 3, (16, 16, 16), encoder_channels=(4, 4), hidden_features=16),
-        PyramidOSSNet(2, 3, channels=(4, 8), hidden_features=16),
+        PyramidOSSNet(2, 3, channels=(8, 8), hidden_features=16),
     ],
     ids=["c", "pyramid"],
 )

@@ -12,7 +12,7 @@ SIZE = (20, 24, 18)
 
 def small(**keys) -> PyramidOSSNet:
     torch.manual_seed(0)
-    return PyramidOSSNet(2, 3, **{"channels": (4, 8, 8), "hidden_features": 16, **keys}).eval()
+    return PyramidOSSNet(2, 3, **{"channels": (8, 16, 16), "hidden_features": 16, **keys}).eval()
 
 
 def an_image(batch=1, size=SIZE):
@@ -99,8 +99,9 @@ def test_gradients_reach_every_parameter_from_the_points_alone():
     assert without == {"encoder.segmentation.weight", "encoder.segmentation.bias"}
 
 
-def test_gradients_reach_every_level():
-    net = small()
+@pytest.mark.parametrize("top_down", [False, True])
+def test_gradients_reach_every_level(top_down):
+    net = small(top_down=top_down)
     latent = net.encode(an_image())
     for level in latent.features:
         level.retain_grad()
@@ -110,12 +111,12 @@ def test_gradients_reach_every_level():
 
 @pytest.mark.parametrize(("reduction", "grid"), [(2, (10, 12, 9)), (4, (5, 6, 5)), ((4, 4, 1), (5, 6, 18))])
 def test_the_encoder_sees_the_reduced_image(reduction, grid):
-    features = small(reduction=reduction, channels=(4,)).encode(an_image()).features
-    assert features[0].shape == (1, *grid, 4)
+    features = small(reduction=reduction, channels=(8,)).encode(an_image()).features
+    assert features[0].shape == (1, *grid, 8)
 
 
 def test_reduction_is_the_mean_of_the_cells():
-    net, seen = small(channels=(4,)), []
+    net, seen = small(channels=(8,)), []
     net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net.encode(an_image())
     torch.testing.assert_close(seen[0], torch.nn.functional.avg_pool3d(an_image(), 2))
@@ -131,13 +132,13 @@ def test_odd_sizes_are_rounded_up_to_whole_cells():
 
 @pytest.mark.parametrize(("reduction", "cells"), [(2, 8), (4, 8), (8, 8), (1, 4)])
 def test_the_auxiliary_segmentation_is_an_eighth_of_the_image_or_finer(reduction, cells):
-    net = PyramidOSSNet(2, reduction=reduction, channels=(4, 4, 4), hidden_features=8)
+    net = PyramidOSSNet(2, reduction=reduction, channels=(8, 8, 8), hidden_features=8)
     assert net.encode(torch.zeros(1, 2, 32, 64, 32)).segmentation.shape == (1, 3, 32 // cells, 64 // cells, 32 // cells)
 
 
 def test_features_lie_where_the_image_has_them():
     """A bright spot is felt where it is, not half a cell beside it: mirrored images give mirrored logits."""
-    net = small(neighbourhood=0, channels=(4, 4)).double()
+    net = small(neighbourhood=0, channels=(8, 8)).double()
     with torch.no_grad():
         for module in net.encoder.modules():
             if isinstance(module, torch.nn.Conv3d):  # symmetric kernels
@@ -179,7 +180,7 @@ def test_trains_under_autocast():
 def test_learns_what_only_the_neighbourhood_shows():
     """Single bright voxels: pooled away in the encoder, plain in the raw neighbourhood."""
     torch.manual_seed(0)
-    net = PyramidOSSNet(1, 1, reduction=4, channels=(4, 8), hidden_features=32, hidden_layers=2)
+    net = PyramidOSSNet(1, 1, reduction=4, channels=(8, 8), hidden_features=32, hidden_layers=2)
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
     for _ in range(60):
         image = (torch.rand(1, 1, 16, 16, 16) < 0.5).float()
@@ -198,6 +199,23 @@ def test_learns_what_only_the_neighbourhood_shows():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         PyramidOSSNet(**arguments)
+
+
+def test_depths_are_the_convolutions_of_each_level():
+    levels = small(depths=(3, 1, 2)).encoder.levels
+    assert [sum(isinstance(m, torch.nn.Conv3d) for m in level.modules()) for level in levels] == [3, 1, 2]
+
+
+@torch.no_grad()
+def test_top_down_brings_what_is_far_to_the_middle_levels():
+    """A voxel at one end changes the second level at the other end only through the coarsest one."""
+    image = torch.zeros(1, 2, 16, 16, 64)
+    changed = image.clone()
+    changed[..., 0] = 5
+    for top_down, moves in ((False, False), (True, True)):
+        net = small(top_down=top_down, norm="batch", channels=(8, 8, 8, 8))
+        far = [net.encode(i).features[1][..., 8, :] for i in (image, changed)]
+        assert (not torch.equal(far[0], far[1])) == moves
 
 
 def test_padé_is_chosen_by_name():
