@@ -1,7 +1,9 @@
 # make demo    train, evaluate and infer on synthetic cases (or DATA=folder: your own), in a few minutes
+# make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite
 # make lint    style and types
-# make bench   measurements, written to benchmarks/results
+# make bench   measurements of speed and memory, written to benchmarks/results
+# make bench-accuracy   networks compared on synthetic cohorts (hours)
 # make venv    just the virtual environment, which the others make too when there is none
 
 PYTHON ?= python3
@@ -27,7 +29,7 @@ endif
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
 KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo overfit test lint bench bench-accuracy clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -68,6 +70,18 @@ endif
 	@echo "labels (.nii.gz), meshes (.obj), volumes (.json), pictures (.png) of each case: $(DEMO)/results/"
 	@echo "model: $(DEMO)/models/model.pt (trained for this demonstration only)"
 
+overfit: $(READY)
+ifndef DATA
+	$(error name the folder of one case: make overfit DATA=folder)
+endif
+	@echo "== 1/2 training on one case, scored on every voxel of it (an overfit check)"
+	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/overfit.json']" \
+		--dataset_dir "$(DATA)" --ckpt_dir demo/overfit/models --output_dir demo/overfit/run
+	@echo "== 2/2 inference: labels, meshes, volumes, pictures"
+	@$(RUN) inferring --config_file "['$(CONFIG)/inference.json','$(CONFIG)/overfit.json']" \
+		--dataset_dir "$(DATA)" --ckpt_dir demo/overfit/models --output_dir demo/overfit/results
+	@echo "scores: demo/overfit/run/training.jsonl   results: demo/overfit/results/"
+
 test: $(READY)
 	@echo "== tests"
 	@$(BIN)/python -m pytest
@@ -80,7 +94,12 @@ lint: $(READY)
 
 bench: $(READY)
 	@echo "== measurements"
-	@for script in benchmarks/[a-z]*.py; do echo "-- $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in layers training_step; do echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+bench-accuracy: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@for name in cohort surface_error memory accuracy ablation; do \
+		echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

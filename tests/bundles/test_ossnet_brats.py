@@ -15,6 +15,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Invertd
 
 from custom_nets.data import brats_datalist, load_split, stack_case, write_brain_phantoms
+from custom_nets.networks import OSSNet
+from custom_nets.networks.ossnet import VARIANTS
 from custom_nets.transforms.modalities import MODALITIES
 from tests.conftest import REPOSITORY
 
@@ -23,7 +25,7 @@ BUNDLE = REPOSITORY / "bundles" / "ossnet_brats"
 # A network and a run as small as the configs allow.
 TINY = {
     "image_size": [32, 32, 32],
-    "grid_size": [32, 32, 32],
+    "channels": [8, 8, 8],
     "hidden_features": 16,
     "epochs": 1,
     "epoch_length": 2,
@@ -80,8 +82,8 @@ def trained(phantoms, tmp_path_factory) -> dict:
 
 
 AGREED = (
-    "network_def network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype variant image_size "
-    "grid_size coordinates regions hidden_features norm inferer_mode coarse_step prior points_per_chunk"
+    "network_def network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype image_size regions "
+    "reduction channels hidden_features inferer_mode coarse_step prior points_per_chunk"
 )
 
 
@@ -91,7 +93,9 @@ def test_training_and_inference_agree(key):
 
 
 def test_training_and_inference_search_alike():
-    assert parse("train")["validate#inferer"] == parse("inference")["inferer"]
+    inferer = parse("inference")["inferer"]
+    assert inferer.pop("output_spacing") == "@output_spacing"  # scores are taken on the label's grid
+    assert parse("train")["validate#inferer"] == inferer
 
 
 def test_metadata_agrees_with_the_configs():
@@ -113,6 +117,23 @@ def test_paper_restores_the_published_network(variant, parameters):
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert net.coordinates == "voxel"
     assert net.grid_size == (128, 128, 80)
+
+
+@pytest.mark.parametrize("first", ["train", "inference"])
+@pytest.mark.parametrize("variant", ["onet", "a", "b", "c", "d"])
+def test_published_variants_are_one_override_away(first, variant):
+    net = parse(first, "variant", variant=variant).get_parsed_content("network_def")
+    assert isinstance(net, OSSNet)
+    assert net.variant == VARIANTS[variant]
+    assert net.coordinates == "unit"
+
+
+@pytest.mark.parametrize("override", ["variant", "paper"])
+def test_published_variants_train(override, phantoms, tmp_path):
+    keys = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), **TINY}
+    keys |= {"grid_size": [32, 32, 32], "val_interval": 0}
+    run("training", "train", override, **keys)
+    assert "encoder.to_latent.conv.weight" in torch.load(tmp_path / "model.pt", weights_only=True)
 
 
 @pytest.mark.parametrize(("workflow_type", "name"), [("train", "train"), ("infer", "inference")])
@@ -197,6 +218,22 @@ def test_inference_writes_patient_space_results(trained, phantoms, tmp_path):
         assert probabilities.shape == (*source.shape, 3)
         for name in ("volumes.json", "volumes_label.json", "overlay.png", "WT_label.obj"):
             assert (folder / f"{item['case']}_{name}").is_file()
+
+
+def test_results_of_another_spacing_lie_where_the_image_does(trained, phantoms, tmp_path):
+    """Phantom voxels are 6 x 6 x 5.54 mm; asked at 3 mm, the result covers the same patient."""
+    item = brats_datalist(phantoms)[0]
+    keys = {**trained, "dataset_dir": str(Path(item["label"]).parent), "output_dir": str(tmp_path)}
+    run("inferring", "inference", **keys, output_spacing=3, save_probabilities=True)
+    folder = tmp_path / item["case"]
+    result, source = nibabel.load(folder / f"{item['case']}_prediction.nii.gz"), nibabel.load(item["image"][0])
+    np.testing.assert_allclose(nibabel.affines.voxel_sizes(result.affine), 3, rtol=1e-5)
+    inside = np.argwhere(source.get_fdata() != 0)
+    corners = nibabel.affines.apply_affine(
+        np.linalg.inv(result.affine) @ source.affine, [inside.min(0), inside.max(0)]
+    )
+    assert (np.sort(corners, axis=0)[0] > -1).all()
+    assert (np.sort(corners, axis=0)[1] < np.array(result.shape)).all()
 
 
 def test_one_4d_file_without_label_is_inferred(trained, phantoms, tmp_path):
