@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from custom_nets.transforms.case_files import case_id
 from custom_nets.transforms.mesh_files import WRITERS, write_mesh
 
 Space = Literal["RAS", "LPS"]
+
+_LEAST_PROBABILITY = 1e-6  # what 0 counts as in the logarithm, and 1 less this what 1 does
 
 
 def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:
@@ -76,11 +79,18 @@ def signed_volume(vertices: np.ndarray, triangles: np.ndarray) -> float:
     return float(np.einsum("ti,ti->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
 
 
-def _surface(inside: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _logit(probability: np.ndarray) -> np.ndarray:
+    bounded = probability.clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    logit: np.ndarray = np.log(bounded / (1 - bounded))
+    return logit
+
+
+def _surface(margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (voxels) and triangles of the zero level of a field `[H, W, D]`, positive inside."""
     marching_cubes, _ = optional_import(
         "mcubes", name="marching_cubes", descriptor="{}; meshes need PyMCubes: pip install PyMCubes"
     )
-    vertices, triangles = marching_cubes(inside, threshold)
+    vertices, triangles = marching_cubes(margin, 0.0)
     return np.asarray(vertices, dtype=np.float64), np.asarray(triangles).astype(np.int64)
 
 
@@ -89,9 +99,10 @@ def region_mesh(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the surface of one region by marching cubes, closed and facing outwards.
 
-    The surface lies where the field, interpolated along the grid's edges, crosses `threshold`, so a probability gives a
-    smoother and truer surface than a binary mask. Outside the volume the field is 0: a region cut by the volume's edge
-    is closed there.
+    The surface lies where the logit of the field, interpolated along the grid's edges, crosses that of `threshold`, so
+    a probability gives a smoother and truer surface than a binary mask, whose surface lies half-way. (A network's logit
+    is nearly linear from voxel to voxel; its probability jumps from 0 to 1 well within one.) Outside the volume the
+    field is 0: a region cut by the volume's edge is closed there.
 
     Args:
         probability: field `[H, W, D]`; the region holds the voxels above `threshold`. Binary masks will do.
@@ -120,7 +131,7 @@ def region_mesh(
     if not np.isfinite(inside).all():
         msg = "the probability field holds NaN or infinite values: no surface can be drawn through it"
         raise InputError(msg)
-    vertices, triangles = _surface(inside, threshold)
+    vertices, triangles = _surface(_logit(inside) - math.log(threshold / (1 - threshold)))
     matrix = convert_to_numpy(affine).astype(np.float64)
     world = (vertices - 1 + [part.start for part in box]) @ matrix[:3, :3].T + matrix[:3, 3]
     # The affine may mirror; a closed surface that faces outwards encloses a positive volume.

@@ -109,9 +109,16 @@ def test_a_region_that_fills_the_volume_is_closed_half_a_voxel_outside_it():
     np.testing.assert_allclose(vertices.min(axis=0), [-0.5, -0.5, -1.5])
 
 
-def test_the_surface_lies_where_the_field_crosses_the_threshold():
-    ramp = np.linspace(0, 1, 11)[:, None, None] * np.ones((11, 3, 3))
-    assert region_mesh(ramp, np.eye(4), threshold=0.73)[0][:, 0].min() == pytest.approx(7.3)
+def test_the_surface_lies_where_the_logit_crosses_that_of_the_threshold():
+    logits = np.linspace(-5, 5, 11)[:, None, None] * np.ones((11, 3, 3))
+    threshold = 1 / (1 + np.exp(-2.3))
+    assert region_mesh(1 / (1 + np.exp(-logits)), np.eye(4), threshold)[0][:, 0].min() == pytest.approx(7.3)
+
+
+def test_the_surface_of_a_mask_lies_half_way():
+    mask = np.zeros((11, 5, 5))
+    mask[4:] = 1
+    assert region_mesh(mask, np.eye(4))[0][:, 0].min() == pytest.approx(3.5)
 
 
 def test_lps_turns_the_first_two_axes_and_keeps_the_outside_outside():
