@@ -16,8 +16,8 @@ CONFIG := bundles/$(BUNDLE)/configs
 ifdef DATA
 DEMO      := demo/own_data
 DEMO_DATA := $(DATA)
-# Real scans have voxels of about 1 mm and many cases: the bundle's own sizes, cases read anew, and still few steps.
-DEMO_KEYS := --image_size "[160,192,160]" --grid_size "[80,96,80]" --validation 0.1 --test 0.2 \
+# Real scans have voxels of about 1 mm and many cases: the bundle's own size, cases read anew, and still few steps.
+DEMO_KEYS := --image_size "[160,192,160]" --reduction 4 --validation 0.1 --test 0.2 \
 	--cache_rate 0.0 --num_workers 2 --epoch_length 30
 else
 DEMO      := demo/phantoms
