@@ -71,7 +71,7 @@ def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, si
     for axis, side in enumerate(image.shape[1:]):
         position = points[:, axis, None] + steps
         clamped = position.clamp(0, side - 1)
-        view = [len(points), 1, 1, 1]
+        view = [-1, 1, 1, 1]
         view[axis + 1] = size
         index = index * side + clamped.view(view)
         valid = (position == clamped).view(view)
@@ -79,7 +79,7 @@ def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, si
     assert inside is not None
     channels = image.reshape(len(image), -1)
     patches = torch.stack([channel.take(index) for channel in channels], dim=1)
-    return patches * inside[:, None] if not bool(inside.all()) else patches
+    return torch.where(inside[:, None], patches, 0)
 
 
 class PatchConvolution(nn.Module):

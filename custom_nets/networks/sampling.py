@@ -95,8 +95,8 @@ def _corner(lower: Tensor, fraction: Tensor, corner: Sequence[int], shape: Seque
         cell = lower[:, axis] + upper
         inside = (cell >= 0) & (cell < size)
         share = (fraction[:, axis] if upper else 1 - fraction[:, axis]) * inside
-        view = [len(lower), 1, 1, 1]
-        view[axis + 1] = -1
+        view = [-1, 1, 1, 1]
+        view[axis + 1] = lower.shape[-1]
         index = index * size + cell.clamp(0, size - 1).view(view)
         weight = weight * share.view(view)
     return index, weight

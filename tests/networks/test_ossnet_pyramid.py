@@ -218,6 +218,14 @@ def test_top_down_brings_what_is_far_to_the_middle_levels():
         assert (not torch.equal(far[0], far[1])) == moves
 
 
+@torch.no_grad()
+def test_a_traced_network_takes_any_number_of_points():
+    net, image = small(), an_image()
+    traced = torch.jit.trace(net, (image, some_points()))
+    points = some_points(n=80)
+    torch.testing.assert_close(traced(image, points)[0], net(image, points)[0])
+
+
 def test_padé_is_chosen_by_name():
     net = small(act="pade").train()
     net(an_image(), some_points())[0].sum().backward()
