@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from _ablations import ABLATIONS
-from _memory import PeakMemory
 from _methods import METHODS, augmentation, prepare_item
 from cohort import load_cohort
 
@@ -65,13 +64,12 @@ def train_and_score(run: Run) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cohort = load_cohort(run.shape, run.sizes, run.cohort_seed, CACHE)
     items = [prepare_item(case.image, case.regions) for case in cohort["train"]]
-    memory = PeakMemory(device)
     recipe = {**METHODS, **ABLATIONS}[run.method]
     torch.manual_seed(run.seed)
     method = recipe.build(tuple(items[0]["image"].shape[1:]), run.seed)
     network = method.network.to(device)
     steps = _train(run, method, items, run.learning_rate or recipe.learning_rate, device)
-    result: dict[str, Any] = {**dataclasses.asdict(run), **steps, "training MiB": memory.mebibytes()}
+    result: dict[str, Any] = {**dataclasses.asdict(run), **steps}
     result["parameters"] = sum(p.numel() for p in network.parameters())
     network.eval()
     start = time.perf_counter()

@@ -44,11 +44,11 @@ def plot_against_memory(name: str, title: str, rows: list[dict[str, Any]]) -> No
     memory = {row["method"]: row["training MiB"] for row in json.loads(measured.read_text())["rows"]}
     figure = figure_module.Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
+    for index, row in enumerate(sorted(rows, key=lambda row: memory[row["method"]])):
         x, y = memory[row["method"]], row["test mean Dice"]
         ours = row["method"].startswith("Pyramid")
         axes.errorbar(x, y, yerr=row["spread"], fmt="o", color="#D55E00" if ours else "#0072B2", capsize=3)
-        axes.annotate(row["method"], (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(row["method"], (x, y), xytext=(6, (5, -12)[index % 2]), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlabel("memory of one training step on a 160x192x160 case, MiB")
     axes.set_ylabel("mean Dice of WT, TC, ET on the test cohort")
