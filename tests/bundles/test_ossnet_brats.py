@@ -229,9 +229,7 @@ def test_results_of_another_spacing_lie_where_the_image_does(trained, phantoms, 
     result, source = nibabel.load(folder / f"{item['case']}_prediction.nii.gz"), nibabel.load(item["image"][0])
     np.testing.assert_allclose(nibabel.affines.voxel_sizes(result.affine), 3, rtol=1e-5)
     inside = np.argwhere(source.get_fdata() != 0)
-    corners = nibabel.affines.apply_affine(
-        np.linalg.inv(result.affine) @ source.affine, [inside.min(0), inside.max(0)]
-    )
+    corners = nibabel.affines.apply_affine(np.linalg.inv(result.affine) @ source.affine, [inside.min(0), inside.max(0)])
     assert (np.sort(corners, axis=0)[0] > -1).all()
     assert (np.sort(corners, axis=0)[1] < np.array(result.shape)).all()
 
