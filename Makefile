@@ -98,8 +98,8 @@ bench: $(READY)
 
 bench-accuracy: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	@for name in cohort surface_error memory accuracy ablation; do \
-		echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for script in "cohort.py --seed 1 --test 16" surface_error.py memory.py accuracy.py ablation.py; do \
+		echo "-- $$script"; $(BIN)/python benchmarks/$$script || exit 1; done
 
 clean:
 	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
