@@ -50,7 +50,11 @@ def summarise(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         runs = [result for result in results if result["method"] == name]
         dice = np.array([_mean(run, "test", "dice") for run in runs])  # [seeds, regions]
         means = dice.mean(axis=1)
-        row: dict[str, Any] = {"method": name, "steps": round(np.mean([run["steps"] for run in runs]))}
+        row: dict[str, Any] = {
+            "method": name,
+            "seeds": len(runs),
+            "steps": round(np.mean([run["steps"] for run in runs])),
+        }
         row |= {f"test {region}": float(value) for region, value in zip(REGIONS, dice.mean(axis=0), strict=True)}
         row["test mean Dice"] = float(means.mean())
         row["spread"] = float(means.std(ddof=1)) if len(runs) > 1 else 0.0
