@@ -76,8 +76,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
     with torch.no_grad():
         method.predict(cohort["test"][0].image[None].to(device))
     result["inference s"] = time.perf_counter() - start
-    parts = run.parts
-    result["scores"] = {part: [_score(method, case, device) for case in cohort[part]] for part in parts}
+    result["scores"] = {part: [_score(method, case, device) for case in cohort[part]] for part in run.parts}
     return result
 
 

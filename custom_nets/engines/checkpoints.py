@@ -123,8 +123,9 @@ class ModelLoader:
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             msg = (
-                f"{self.path}: does not fit the network; give the keys that it was trained with (variant, regions, "
-                f"grid_size, hidden_features; --config_file with paper.json for published weights): {reason}"
+                f"{self.path}: does not fit the network; give the keys that it was trained with (regions, reduction, "
+                "channels, hidden_features; --config_file with variant.json for a variant of the paper, with paper.json "
+                f"for published weights): {reason}"
             )
             raise InputError(msg) from error
 

@@ -15,7 +15,7 @@ from custom_nets.metrics.regions import (
     Spacing,
     checked_masks,
     crop_to_union,
-    spacing_from_meta,
+    given_or_meta_spacing,
     spacing_of_each,
 )
 
@@ -180,9 +180,7 @@ class RegionLesionDice(RegionMetric):
         self.count_false_positives = count_false_positives
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
-        spacing = kwargs.get("spacing", self.spacing)
-        if spacing is None:
-            spacing = spacing_from_meta(y_pred, y)
+        spacing = given_or_meta_spacing(kwargs.get("spacing", self.spacing), y_pred, y)
         return compute_lesion_dice(
             y_pred, y, spacing, self.max_volume, self.min_volume, self.dilation, self.count_false_positives
         )

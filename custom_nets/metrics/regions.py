@@ -141,8 +141,12 @@ def spacing_of_each(spacing: Spacing | Sequence[Spacing], cases: int) -> list[tu
     return [tuple(float(side) for side in ensure_tuple_rep(one, 3)) for one in each]
 
 
-def spacing_from_meta(y_pred: torch.Tensor, y: torch.Tensor) -> list[list[float]]:
-    """Reads the spacing of each case from the affine of the label, else of the prediction."""
+def given_or_meta_spacing(
+    spacing: Spacing | Sequence[Spacing] | None, y_pred: torch.Tensor, y: torch.Tensor
+) -> Spacing | Sequence[Spacing]:
+    """Returns the spacing given; None reads that of each case from the affine of the label, else of the prediction."""
+    if spacing is not None:
+        return spacing
     for tensor in (y, y_pred):
         affine = getattr(tensor, "affine", None)
         if affine is not None:
@@ -226,7 +230,5 @@ class RegionHausdorff95(RegionMetric):
         self.worst = worst
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
-        spacing = kwargs.get("spacing", self.spacing)
-        if spacing is None:
-            spacing = spacing_from_meta(y_pred, y)
+        spacing = given_or_meta_spacing(kwargs.get("spacing", self.spacing), y_pred, y)
         return compute_region_hausdorff95(y_pred, y, spacing, self.worst)
