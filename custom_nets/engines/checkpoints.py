@@ -124,8 +124,8 @@ class ModelLoader:
             reason = " ".join(str(error).split())[:300]
             msg = (
                 f"{self.path}: does not fit the network; give the keys that it was trained with (regions, reduction, "
-                "channels, hidden_features; --config_file with variant.json for a variant of the paper, with paper.json "
-                f"for published weights): {reason}"
+                "channels, hidden_features; --config_file with variant.json for a variant of the paper, with "
+                f"paper.json for published weights): {reason}"
             )
             raise InputError(msg) from error
 
