@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,15 @@ from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
+from custom_nets.weights import load_weights
 
 _PREFIX = "training"
 _LAST = "checkpoint_last.pt"
 _BEST = "checkpoint_best.pt"
+_ADVICE = (
+    "give the keys that it was trained with (regions, the network's sizes), and after the main --config_file the "
+    "override file of that training (such as paper.json or variant.json)"
+)
 
 
 class TrainingCheckpoints:
@@ -94,9 +98,9 @@ class ModelLoader:
     """Loads a state dict into the network before a run starts; wrong files are told in one line.
 
     Args:
-        path: the file, such as `model.pt`; None loads nothing.
+        path: the file, such as `model.pt`, or the whole state of a run; None loads nothing.
         network: to load into, every key and shape must fit.
-        device: where to load to.
+        device: has no effect, the weights go to where the network is.
     """
 
     def __init__(self, path: str | Path | None, network: torch.nn.Module, device: Any = None) -> None:
@@ -118,16 +122,8 @@ class ModelLoader:
         if not Path(str(self.path)).is_file():
             msg = f"{self.path}: there is no such model; train one first (run training), or give --load_model FILE"
             raise InputError(msg)
-        try:
-            CheckpointLoader(str(self.path), {"model": self.network}, map_location=self.device)(engine)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            msg = (
-                f"{self.path}: does not fit the network; give the keys that it was trained with (regions, reduction, "
-                "channels, hidden_features; --config_file with variant.json for a variant of the paper, with "
-                f"paper.json for published weights): {reason}"
-            )
-            raise InputError(msg) from error
+        load_weights(self.network, str(self.path), _ADVICE)
+        engine.logger.info("loaded %s", self.path)
 
 
 def newest_checkpoint(ckpt_dir: str | Path) -> Path:

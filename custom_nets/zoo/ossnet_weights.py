@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
 from custom_nets.networks import OSSNet
+from custom_nets.weights import describe_misfit, read_state_dict
 
 # Published name -> ours, as patterns applied one after the other.
 _RULES: tuple[tuple[str, str], ...] = (
@@ -66,19 +66,13 @@ def convert_ossnet_state_dict(published_state_dict: Mapping[str, Tensor], net: O
     original = {published_to_ours(key): key for key in names}
     converted = {ours: names[key] for ours, key in original.items()}
     wanted = net.state_dict()
-    faults = [
-        _listing("missing", [key for key in wanted if key not in converted]),
-        _listing("unexpected", [original[key] for key in converted if key not in wanted]),
-        _listing(
-            "wrongly shaped",
-            [
-                f"{original[key]} ({tuple(tensor.shape)}, expected {tuple(wanted[key].shape)})"
-                for key, tensor in converted.items()
-                if key in wanted and tensor.shape != wanted[key].shape
-            ],
-        ),
+    misshaped = [
+        f"{original[key]} ({tuple(tensor.shape)}, expected {tuple(wanted[key].shape)})"
+        for key, tensor in converted.items()
+        if key in wanted and tensor.shape != wanted[key].shape
     ]
-    found = "; ".join(fault for fault in faults if fault)
+    missing = [key for key in wanted if key not in converted]
+    found = describe_misfit(missing, [original[key] for key in converted if key not in wanted], misshaped)
     if found:
         msg = f"the checkpoint does not fit the network: {found}; check the variant and the dataset"
         raise InputError(msg)
@@ -104,7 +98,7 @@ def convert_ossnet_checkpoint(source: str | Path, target: str | Path, variant: s
         net = OSSNet.published(variant, dataset)
     except ValueError as error:
         raise InputError(str(error)) from error
-    state = _load_state_dict(Path(source))
+    state = read_state_dict(source)
     try:
         net.load_state_dict(convert_ossnet_state_dict(state, net))
     except InputError as error:
@@ -113,26 +107,3 @@ def convert_ossnet_checkpoint(source: str | Path, target: str | Path, variant: s
     with atomic_file(target) as file:
         torch.save(net.state_dict(), file)
     return net
-
-
-def _load_state_dict(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        msg = f"{path}: there is no such file; give the checkpoint (.pt) of the published OSS-Net"
-        raise InputError(msg)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        msg = f"{path}: cannot be read as a file of plain tensors (it is damaged, or holds code, which is never run)"
-        raise InputError(msg) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        msg = f"{path}: holds no plain state dict (names to tensors); expected a checkpoint of the published OSS-Net"
-        raise InputError(msg)
-    return state
-
-
-def _listing(kind: str, keys: list[str], limit: int = 6) -> str:
-    if not keys:
-        return ""
-    shown = ", ".join(sorted(keys)[:limit])
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return f"{len(keys)} {kind}: {shown}{more}"

@@ -126,5 +126,20 @@ def test_a_model_that_does_not_fit_is_one_line(tmp_path, content):
 
 def test_a_damaged_model_is_one_line(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="does not fit the network"):
+    with pytest.raises(InputError, match=r"model\.pt: cannot be read as a file of plain tensors") as raised:
         load(tmp_path / "model.pt", torch.nn.Linear(2, 1))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_does_not_fit_says_which_keys_to_give(tmp_path):
+    torch.save(torch.nn.Linear(3, 1).state_dict(), tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"give the keys that it was trained with \(regions, the network's sizes\)"):
+        load(tmp_path / "model.pt", torch.nn.Linear(2, 1))
+
+
+def test_the_whole_state_of_a_run_is_taken_as_a_model(tmp_path):
+    trainer, net, _ = build(tmp_path, 1)
+    trainer.run()
+    target = torch.nn.Linear(2, 1)
+    load(tmp_path / "checkpoint_last.pt", target)
+    assert torch.equal(target.weight, net.weight)
