@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from custom_nets.data.case_record import save_case_record
 from custom_nets.data.checks import Item, check_datalist, raise_faults
 from custom_nets.data.splits import Section, apply_split, split_section
 from custom_nets.errors import MAX_NAMED, InputError, first_names
 from custom_nets.transforms.headers import read_header, where
 from custom_nets.transforms.modalities import (
+    FILE_NAMES,
     LABEL,
     MODALITIES,
     ROLES,
@@ -45,8 +47,13 @@ SCHEME_OF_CASE: tuple[tuple[str, str], ...] = (
 )
 """Label scheme by the name of the case; the first match counts."""
 
-SCHEME_OF_ENDING = {"flair": "brats2018", "t2f": "brats2023"}
-"""Label scheme by how the FLAIR file is named, for cases whose own name does not tell."""
+SCHEME_OF_ENDING = {
+    ending: scheme
+    for scheme, naming in zip(("brats2018", "brats2023"), FILE_NAMES, strict=True)
+    for role, ending in naming.items()
+    if role in MODALITIES
+}
+"""Label scheme by how the first image file is named, for cases whose own name does not tell."""
 
 DEFAULT_SCHEME = "brats2018"
 
@@ -65,7 +72,9 @@ class Layout(NamedTuple):
     find: Callable[[Folders, Labels], list[Item]]
 
 
-def brats_datalist(dataset_dir: str | os.PathLike, labels: Labels = "required", check: bool = True) -> list[Item]:
+def brats_datalist(
+    dataset_dir: str | os.PathLike, labels: Labels = "required", check: bool = True, missing_modalities: bool = False
+) -> list[Item]:
     """Lists the cases of a brain data set; the layout is recognised.
 
     Args:
@@ -76,6 +85,8 @@ def brats_datalist(dataset_dir: str | os.PathLike, labels: Labels = "required", 
             all cases without labels.
         check: whether to check files and headers of every case (about 2 ms a file); see `check_datalist` for going
             on without the faulty ones.
+        missing_modalities: whether a case may lack some of its modalities, for a model trained with
+            modality_dropout; `image` then holds None for each of them.
 
     Returns:
         Items `{"case", "image", "label", "scheme"}`, sorted by case: `image` is a list of four files (FLAIR, T1, T1ce,
@@ -95,8 +106,11 @@ def brats_datalist(dataset_dir: str | os.PathLike, labels: Labels = "required", 
             item.pop("label", None)
     if labels == "required":
         _require_labels(items, root)
+    if missing_modalities:
+        for item in items:
+            item["image"] = _with_absent(item["image"])
     if check:
-        raise_faults(check_datalist(items)[1], len(items))
+        raise_faults(check_datalist(items, missing_modalities)[1], len(items))
     return items
 
 
@@ -108,6 +122,7 @@ def brats_split(
     test: int | float = 0,
     seed: int = 0,
     check: bool = True,
+    missing_modalities: bool = False,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split; for configs.
 
@@ -119,19 +134,25 @@ def brats_split(
         test: likewise for the test.
         seed: of a split that is made.
         check: whether to check files and headers of the section's cases.
+        missing_modalities: see `brats_datalist`; cases that lack a modality are logged.
 
     Raises:
         InputError: see `brats_datalist` and `split_section`.
     """
-    items = brats_datalist(dataset_dir, labels="required", check=False)
+    items = brats_datalist(dataset_dir, labels="required", check=False, missing_modalities=missing_modalities)
     chosen = split_section(items, section, split_file, validation, test, seed)
     if check:
-        raise_faults(check_datalist(chosen)[1], len(chosen))
+        raise_faults(check_datalist(chosen, missing_modalities)[1], len(chosen))
+    _warn_of_absent(chosen)
     return chosen
 
 
 def brats_cases(
-    dataset_dir: str | os.PathLike, split_file: str | os.PathLike | None = None, section: Section = "test"
+    dataset_dir: str | os.PathLike,
+    split_file: str | os.PathLike | None = None,
+    section: Section = "test",
+    missing_modalities: bool = False,
+    record: str | os.PathLike | None = None,
 ) -> list[Item]:
     """Lists the cases to infer: a faulty one is logged and left out, so that it does not stop the others.
 
@@ -139,19 +160,47 @@ def brats_cases(
         dataset_dir: see `brats_datalist`; labels are optional.
         split_file: an existing split, to infer the cases of one section alone; None takes all cases.
         section: of that split.
+        missing_modalities: see `brats_datalist`; cases that lack a modality are logged.
+        record: JSON file that is written with the grid of each case, faulty ones too; `custom-nets submission` compares
+            the results with it.
 
     Raises:
         InputError: when no case can be used, or the split does not belong to the data set.
     """
-    items = brats_datalist(dataset_dir, labels="optional", check=False)
+    items = brats_datalist(dataset_dir, labels="optional", check=False, missing_modalities=missing_modalities)
     if split_file is not None:
         items = apply_split(items, split_file, (section,))[section]
-    good, faults = check_datalist(items)
+    if record is not None:
+        save_case_record(record, items)
+    good, faults = check_datalist(items, missing_modalities)
     if not good:
         raise_faults(faults or [f"{dataset_dir}: no case in section '{section}' of {split_file}"], len(items))
     for fault in faults:
         logger.error("left out: %s", fault)
+    _warn_of_absent(good)
     return good
+
+
+def _with_absent(image: str | list[str]) -> str | list[str | None]:
+    """Puts None where a modality has no file, into a list that is sorted by modality."""
+    if isinstance(image, str):
+        return image
+    files: list[str | None] = []
+    for role in MODALITIES:
+        files += [file for file in image if role_of(file) == role] or [None]
+    return files
+
+
+def _warn_of_absent(items: Sequence[Item]) -> None:
+    """Logs which cases lack a modality: a wrongly named file looks like that too."""
+    lacking = []
+    for item in items:
+        files = [] if isinstance(item["image"], str) else item["image"]
+        absent = [role for role, file in zip(MODALITIES, files, strict=False) if file is None]
+        if absent:
+            lacking.append(f"{item['case']} ({', '.join(absent)})")
+    if lacking:
+        logger.warning("%d of %d cases lack modalities: %s", len(lacking), len(items), first_names(lacking))
 
 
 def _require_labels(items: Sequence[Item], root: Path) -> None:
@@ -259,9 +308,9 @@ def _case_folders(folders: Folders, labels: Labels) -> list[Item]:
     for files in folders.values():
         images = [file for role in MODALITIES for file in files if role_of(file) == role]
         if images:
-            flair = split_name(images[0])[1]
+            ending = split_name(images[0])[1]
             label = [file for file in files if role_of(file) == LABEL]
-            items.append(_make_item(images, label, SCHEME_OF_ENDING.get(flair, DEFAULT_SCHEME)))
+            items.append(_make_item(images, label, SCHEME_OF_ENDING.get(ending, DEFAULT_SCHEME)))
     return items
 
 

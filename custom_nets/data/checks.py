@@ -6,28 +6,38 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from custom_nets.errors import MAX_NAMED, InputError
 from custom_nets.transforms.headers import VolumeHeader, check_same_grid, read_header, where
-from custom_nets.transforms.modalities import FILE_NAMES, MODALITIES, case_of_files, role_of, split_name, stem
+from custom_nets.transforms.modalities import (
+    DO_WITHOUT,
+    FILE_NAMES,
+    MODALITIES,
+    case_of_files,
+    role_of,
+    split_name,
+    stem,
+)
 
 Item = dict[str, Any]
 
 
-def check_datalist(items: Iterable[Item]) -> tuple[list[Item], list[str]]:
+def check_datalist(items: Iterable[Item], missing_modalities: bool = False) -> tuple[list[Item], list[str]]:
     """Checks files and headers of every case, so that a caller may go on with the good ones.
 
     Args:
         items: as `brats_datalist` gives them.
+        missing_modalities: see `check_case`.
 
     Returns:
         The good items, in their order, and one line for each of the others.
     """
     items = list(items)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        faults = list(pool.map(_fault, items))
+        faults = list(pool.map(partial(_fault, missing_modalities=missing_modalities), items))
     good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
     return good, [fault for fault in faults if fault is not None]
 
@@ -51,24 +61,30 @@ def raise_faults(faults: Sequence[str], total: int) -> None:
     raise InputError(msg)
 
 
-def check_case(item: Mapping[str, Any]) -> None:
+def check_case(item: Mapping[str, Any], missing_modalities: bool = False) -> None:
     """Checks files and headers of one case; reads no voxels.
 
     Args:
         item: with `image`, and where there are any `case` and `label`.
+        missing_modalities: whether a list of files may hold None for some of the modalities.
 
     Raises:
         InputError: naming case and file: modality missing or there twice, wrong number of channels, shapes or affines
             that differ, file absent, unreadable or cut short.
     """
     image, label = item["image"], item.get("label")
-    files = [str(image)] if isinstance(image, str | os.PathLike) else [str(file) for file in image]
+    entries = [image] if isinstance(image, str | os.PathLike) else list(image)
+    files = [str(file) for file in entries if file is not None]
+    if not files:
+        case = item.get("case", "without a name")
+        msg = f"case {case}: no image file is there; expected one each of {', '.join(MODALITIES)}; give the files"
+        raise InputError(msg)
     case = str(item.get("case") or case_of_files(files))
     if isinstance(image, str | os.PathLike):
         headers = [read_header(files[0], case)]
         _check_channels(case, files[0], headers[0].shape)
     else:
-        _check_modalities(case, files)
+        _check_modalities(case, entries, missing_modalities)
         headers = [_read_3d(file, case) for file in files]
     if isinstance(label, list | tuple):
         msg = f"{where(case, label[1])}: a second label beside {Path(label[0]).name}; keep one in the case's folder"
@@ -78,9 +94,9 @@ def check_case(item: Mapping[str, Any]) -> None:
     check_same_grid(case, headers)
 
 
-def _fault(item: Item) -> str | None:
+def _fault(item: Item, missing_modalities: bool) -> str | None:
     try:
-        check_case(item)
+        check_case(item, missing_modalities)
     except InputError as error:
         return str(error)
     return None
@@ -107,22 +123,20 @@ def _check_channels(case: str, file: str, shape: tuple[int, ...]) -> None:
     raise InputError(msg)
 
 
-def _check_modalities(case: str, files: Sequence[str]) -> None:
-    """Checks that there is one file for each modality, in the order of the channels."""
+def _check_modalities(case: str, entries: Sequence[str | os.PathLike | None], missing_modalities: bool) -> None:
+    """Checks that there is one file for each modality, in the order of the channels; None stands for an absent one."""
+    files = [str(file) for file in entries if file is not None]
     roles = [role_of(file) for file in files]
     known = [role for role in roles if role in MODALITIES]
-    if len(known) < len(files):  # a list written by hand, with names of its own: only its length can be checked
-        if len(files) != len(MODALITIES):
-            expected = f"{len(MODALITIES)} files ({', '.join(MODALITIES)})"
-            msg = f"{where(case, files[0])}: expected {expected}, got {len(files)}; give one file a modality"
-            raise InputError(msg)
+    if len(known) < len(files):
+        _check_own_names(case, files, entries, missing_modalities)
         return
     missing = [role for role in MODALITIES if role not in known]
-    if missing:
+    if missing and not missing_modalities:
         there = ", ".join(role for role in MODALITIES if role in known)
         msg = (
             f"{where(case, _expected_file(files[0], missing[0]))}: {' and '.join(missing)} missing (there: {there}); "
-            "download the case again or copy the file there"
+            f"download the case again or copy the file there; {DO_WITHOUT}"
         )
         raise InputError(msg)
     twice = [role for role, count in Counter(known).items() if count > 1]
@@ -133,8 +147,27 @@ def _check_modalities(case: str, files: Sequence[str]) -> None:
             "keep one file a modality and one folder a case"
         )
         raise InputError(msg)
-    if known != list(MODALITIES):
-        msg = f"{where(case, files[0])}: files in the order {', '.join(known)}; expected {', '.join(MODALITIES)}"
+    order = [None if file is None else role_of(file) for file in entries]
+    expected = [role if role in known else None for role in MODALITIES]
+    if order != expected:
+        got, wanted = (", ".join(map(str, names)) for names in (order, expected))
+        msg = f"{where(case, files[0])}: files in the order {got}; expected {wanted}"
+        raise InputError(msg)
+
+
+def _check_own_names(
+    case: str, files: Sequence[str], entries: Sequence[str | os.PathLike | None], missing_modalities: bool
+) -> None:
+    """Checks a list written by hand whose names do not tell the modalities: only its entries can be counted."""
+    place = where(case, files[0])
+    if len(entries) != len(MODALITIES):
+        expected = f"{len(MODALITIES)} files ({', '.join(MODALITIES)})"
+        advice = "give one file a modality" + (", None for an absent one" if missing_modalities else "")
+        msg = f"{place}: expected {expected}, got {len(entries)}; {advice}"
+        raise InputError(msg)
+    missing = [role for role, file in zip(MODALITIES, entries, strict=True) if file is None]
+    if missing and not missing_modalities:
+        msg = f"{place}: {' and '.join(missing)} missing; give one file a modality; {DO_WITHOUT}"
         raise InputError(msg)
 
 

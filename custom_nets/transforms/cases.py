@@ -12,7 +12,7 @@ from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
 from monai.transforms import LoadImaged, MapTransform
-from monai.utils import ensure_tuple
+from monai.utils import MetaKeys, ensure_tuple
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.headers import (
@@ -22,10 +22,12 @@ from custom_nets.transforms.headers import (
     read_voxels,
     where,
 )
-from custom_nets.transforms.modalities import MODALITIES, case_of_files
+from custom_nets.transforms.modalities import DO_WITHOUT, MODALITIES, case_of_files
 
 FILES_KEY = "case_files"
-"""Where `LoadCased` writes the files of an image into its meta data: one text, as lists do not survive collation."""
+"""Where `LoadCased` writes the files of an image into its meta data: one text, as lists do not survive collation.
+
+An absent file is an empty name in it."""
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
@@ -61,8 +63,9 @@ class LoadCased(LoadImaged):
     """Reads images and label maps of a case, channels first.
 
     An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
-    becomes `float32 [C, H, W, D]`. A label map becomes `int16 [1, H, W, D]`, also where the file holds floats with
-    whole values.
+    becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
+    be any); grid and meta data are those of the other files. A label map becomes `int16 [1, H, W, D]`, also where the
+    file holds floats with whole values.
     The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
 
     Args:
@@ -94,21 +97,43 @@ class LoadCased(LoadImaged):
             reader: replaces the NIfTI reader.
 
         Raises:
-            InputError: when a file is absent, unreadable or cut short, the files of an image lie on different grids, or
-                a label map holds fractions.
+            InputError: when a file is absent, unreadable or cut short, the files of an image lie on different grids, a
+                label map holds fractions, or no file is named at all.
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            files = [os.fspath(name) for name in ensure_tuple(item[key])]
+            names = [None if name is None else os.fspath(name) for name in ensure_tuple(item[key])]
+            files = [name for name in names if name is not None]
+            if not files:
+                case = item.get("case", "without a name")
+                msg = f"case {case}: '{key}' names no file; expected at least one, give the files"
+                raise InputError(msg)
             item.setdefault("case", case_of_files(files))
             case = str(item["case"])
-            volume = self._loader(item[key], reader or _CaseReader(case))
+            volume = self._loader(files, reader or _CaseReader(case))
+            if len(files) < len(names):
+                volume = _with_absent(volume, names, where(case, files[0]))
             if key in self.label_keys:
                 volume = _whole_numbers(volume, where(case, files[0]))
             if isinstance(volume, MetaTensor):
-                volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(files)})
+                volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(name or "" for name in names)})
             item[key] = volume
         return item
+
+
+def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) -> torch.Tensor:
+    """Returns the volume with channels of zeros where no file is named."""
+    present = [channel for channel, name in enumerate(names) if name is not None]
+    if len(volume) != len(present):
+        got = f"{len(volume)} channels in {len(present)} files"
+        msg = f"{place}: expected one channel a file in a list with absent ones, got {got}; give 3D files"
+        raise InputError(msg)
+    stacked = torch.zeros((len(names), *volume.shape[1:]), dtype=volume.dtype)
+    stacked[present] = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    if not isinstance(volume, MetaTensor):
+        return stacked
+    # A single file is said to have had no channels, which would count the axis just made as a spatial one.
+    return MetaTensor(stacked, meta={**volume.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0})
 
 
 def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
@@ -130,11 +155,14 @@ def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
     return MetaTensor(whole, meta=label.meta) if isinstance(label, MetaTensor) else whole
 
 
-def files_of(volume: Any) -> list[str]:
-    """Returns the files that a volume was read from, one a channel or one in all; [] when it does not know."""
+def files_of(volume: Any) -> list[str | None]:
+    """Returns the files that a volume was read from, one a channel or one in all; [] when it does not know.
+
+    A channel whose file is absent has None, as in the list that `LoadCased` was given.
+    """
     meta = getattr(volume, "meta", {})
     source = meta.get(FILES_KEY) or meta.get("filename_or_obj") or ""
-    return str(source).split(os.pathsep) if source else []
+    return [name or None for name in str(source).split(os.pathsep)] if source else []
 
 
 class ReloadCased(MapTransform):
@@ -187,6 +215,8 @@ class CheckCased(MapTransform):
         label_keys: those of `keys` that are label maps, with one channel.
         affine_tolerance: largest difference between entries of affines (mm); None compares shapes only.
         allow_missing_keys: whether an item may lack a key.
+        missing_modalities: whether channels of an image may be 0 throughout, as long as one is not: for a model trained
+            with modality_dropout.
 
     Raises:
         ValueError: when `channel_names` are not as many as `num_channels`.
@@ -200,6 +230,7 @@ class CheckCased(MapTransform):
         label_keys: KeysCollection = ("label",),
         affine_tolerance: float | None = AFFINE_TOLERANCE,
         allow_missing_keys: bool = False,
+        missing_modalities: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if channel_names is None:
@@ -214,6 +245,7 @@ class CheckCased(MapTransform):
         self.channel_names = tuple(channel_names)
         self.label_keys = ensure_tuple(label_keys)
         self.affine_tolerance = affine_tolerance
+        self.missing_modalities = missing_modalities
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Checks one item.
@@ -225,7 +257,7 @@ class CheckCased(MapTransform):
         item = dict(data)
         present = list(self.key_iterator(item))
         for key in present:
-            files = files_of(item[key])
+            files = [file for file in files_of(item[key]) if file is not None]
             if files:
                 item.setdefault("case", case_of_files(files))
             if key in self.label_keys:
@@ -270,10 +302,11 @@ class CheckCased(MapTransform):
             msg = f"{_place(item, key)}: the whole image is 0, it was exported empty; download or export it again"
             raise InputError(msg)
         for index, (name, least, most) in enumerate(extremes):
-            if least == most:
+            if least == most and (most or not self.missing_modalities):
+                advice = "" if most else f"; {DO_WITHOUT}"
                 msg = (
                     f"{_place(item, key, index)}: {name} has no content, every voxel is {least:g}; "
-                    "the modality is missing or was exported empty, provide the real one"
+                    f"the modality is missing or was exported empty, provide the real one{advice}"
                 )
                 raise InputError(msg)
 
@@ -298,7 +331,8 @@ class CheckCased(MapTransform):
 def _place(item: Mapping[Hashable, Any], key: Hashable, channel: int = 0) -> str:
     """Returns which case and file a message is about."""
     files = files_of(item[key])
-    file = (files[channel] if channel < len(files) else files[0]) if files else f"(item '{key}', not read from a file)"
+    named = [file for file in (*files[channel : channel + 1], *files) if file is not None]
+    file = named[0] if named else f"(item '{key}', not read from a file)"
     return where(str(item.get("case", "without a name")), file)
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 MODALITIES = ("FLAIR", "T1", "T1ce", "T2")
 """The channels of a brain image, in order."""
 
+DO_WITHOUT = "a model trained with modality_dropout can do without"
+"""What messages about an absent modality add to their advice."""
+
 LABEL = "label"
 
 FILE_NAMES: tuple[dict[str, str], ...] = (

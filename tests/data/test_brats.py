@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.data.brats import brats_datalist, brats_split
+from custom_nets.data.brats import brats_cases, brats_datalist, brats_split
 from custom_nets.data.checks import check_case, check_datalist
 from custom_nets.data.stacking import stack_case
 from custom_nets.errors import InputError
@@ -227,6 +227,10 @@ class TestFaultyCases:
         file.unlink()
         self.expect(brats2020, file, "T1ce missing (there: FLAIR, T1, T2); download the case again or copy")
 
+    def test_modality_missing_may_be_done_without(self, brats2020, file):
+        file.unlink()
+        self.expect(brats2020, file, "copy the file there; a model trained with modality_dropout can do without")
+
     def test_missing_file_is_named_as_in_its_release(self, tmp_path, write_case):
         write_case(tmp_path, "BraTS-GLI-00000-000", NEW[:2], "-", label=None)
         with pytest.raises(InputError, match=r"BraTS-GLI-00000-000-t1c.nii.gz: T1ce and T2 missing"):
@@ -293,6 +297,98 @@ class TestFaultyCases:
         with pytest.raises(InputError, match=r"7 of 7 cases cannot be used: case c0(.*; ){5,}and 2 more$") as error:
             brats_datalist(tmp_path)
         assert "case c5" not in str(error.value)
+
+
+class TestAbsentModalities:
+    """A case of `brats2020` lacks files, for a model that can do without."""
+
+    @pytest.fixture
+    def file(self, brats2020):
+        return brats2020 / "BraTS20_Training_002" / "BraTS20_Training_002_t1ce.nii"
+
+    def sibling(self, file, ending):
+        return file.with_name(f"BraTS20_Training_002_{ending}.nii")
+
+    @pytest.mark.parametrize("there", [OLD[1:], OLD[:2], ("t1ce",), ("t2", "flair")])
+    def test_none_stands_in_its_place(self, tmp_path, write_case, there):
+        write_case(tmp_path, "A", there)
+        expected = [str(tmp_path / f"A_{ending}.nii.gz") if ending in there else None for ending in OLD]
+        assert brats_datalist(tmp_path, missing_modalities=True)[0]["image"] == expected
+
+    def test_whole_cases_are_as_before(self, brats2020):
+        assert brats_datalist(brats2020, missing_modalities=True) == brats_datalist(brats2020)
+
+    def test_4d_files_are_as_before(self, decathlon):
+        assert brats_datalist(decathlon, missing_modalities=True) == brats_datalist(decathlon)
+
+    def test_files_there_are_listed_when_not_told_so(self, brats2020, file):
+        file.unlink()
+        listed = brats_datalist(brats2020, check=False)[1]["image"]
+        assert listed == [str(self.sibling(file, ending)) for ending in ("flair", "t1", "t2")]
+
+    def test_label_is_kept(self, brats2020, file):
+        file.unlink()
+        assert brats_datalist(brats2020, missing_modalities=True)[1]["label"] == str(self.sibling(file, "seg"))
+
+    @pytest.mark.parametrize("ending", NEW)
+    def test_scheme_by_the_name_of_any_file(self, tmp_path, write_case, ending):
+        write_case(tmp_path, "A", (ending,), "-")
+        assert brats_datalist(tmp_path, missing_modalities=True)[0]["scheme"] == "brats2023"
+
+    def test_label_alone_is_no_case(self, tmp_path, write_case):
+        write_case(tmp_path, "A", ())
+        with pytest.raises(InputError, match="no brain data set recognised"):
+            brats_datalist(tmp_path, "optional", missing_modalities=True)
+
+    def test_modality_twice(self, brats2020, file, write_nifti):
+        write_nifti(file.with_name("BraTS20_Training_002_t1gd.nii"))
+        self.sibling(file, "flair").unlink()
+        with pytest.raises(InputError, match="T1ce is there twice"):
+            brats_datalist(brats2020, missing_modalities=True)
+
+    def test_shape_differs(self, brats2020, file, write_nifti):
+        write_nifti(file, (6, 5, 3))
+        self.sibling(file, "flair").unlink()
+        with pytest.raises(InputError, match=rf"{file}: shape \(6, 5, 3\), but BraTS20_Training_002_t1.nii has"):
+            brats_datalist(brats2020, missing_modalities=True)
+
+    def test_affine_of_the_label_differs(self, brats2020, file, write_nifti):
+        label = write_nifti(self.sibling(file, "seg"), shift=3)
+        self.sibling(file, "flair").unlink()
+        with pytest.raises(InputError, match=rf"{label}: affine differs from that of BraTS20_Training_002_t1.nii"):
+            brats_datalist(brats2020, missing_modalities=True)
+
+    def test_cases_to_infer(self, brats2020, file):
+        file.unlink()
+        lacking = [item["case"] for item in brats_cases(brats2020, missing_modalities=True) if None in item["image"]]
+        assert lacking == ["BraTS20_Training_002"]
+
+    def test_cases_to_infer_are_left_out_when_not_told_so(self, brats2020, file):
+        file.unlink()
+        assert [item["case"][-3:] for item in brats_cases(brats2020)] == ["001", "355"]
+
+    def test_cases_to_infer_are_logged(self, brats2020, file, caplog):
+        file.unlink()
+        brats_cases(brats2020, missing_modalities=True)
+        assert caplog.messages == ["1 of 3 cases lack modalities: BraTS20_Training_002 (T1ce)"]
+
+    def test_whole_cases_are_not_logged(self, brats2020, caplog):
+        brats_cases(brats2020, missing_modalities=True)
+        assert caplog.messages == []
+
+    def test_section_of_a_split(self, brats2020, file, tmp_path):
+        file.unlink()
+        splits = tmp_path / "split.json"
+        splits.write_text('{"validation": ["BraTS20_Training_002"]}')
+        (item,) = brats_split(brats2020, "validation", splits, missing_modalities=True)
+        assert item["image"][2] is None
+
+    def test_section_of_a_split_is_refused_when_not_told_so(self, brats2020, file, tmp_path):
+        file.unlink()
+        splits = tmp_path / "split.json"
+        splits.write_text('{"validation": ["BraTS20_Training_002"]}')
+        with pytest.raises(InputError, match="T1ce missing"):
+            brats_split(brats2020, "validation", splits)
 
 
 class TestPackedFiles:
@@ -373,6 +469,46 @@ class TestLists:
     def test_too_few_names_of_their_own(self, tmp_path, write_nifti):
         with pytest.raises(InputError, match=r"expected 4 files .* got 3"):
             check_case({"image": [str(write_nifti(tmp_path / f"{n}.nii")) for n in range(3)]})
+
+
+class TestListsWithNone:
+    @pytest.fixture
+    def files(self, brats2020):
+        return brats_datalist(brats2020)[0]["image"]
+
+    @pytest.fixture
+    def own_names(self, tmp_path, write_nifti):
+        return [str(write_nifti(tmp_path / f"{number}.nii")) for number in range(4)]
+
+    def test_is_accepted_when_told_so(self, files):
+        check_case({"image": [None, *files[1:]]}, missing_modalities=True)
+
+    def test_is_an_error_otherwise(self, files):
+        with pytest.raises(InputError, match=r"_flair.nii: FLAIR missing \(there: T1, T1ce, T2\)"):
+            check_case({"image": [None, *files[1:]]})
+
+    def test_nothing_there(self):
+        with pytest.raises(InputError, match="case A: no image file is there; expected one each of FLAIR, T1, T1ce"):
+            check_case({"case": "A", "image": [None] * 4}, missing_modalities=True)
+
+    def test_at_the_wrong_place(self, files):
+        with pytest.raises(InputError, match="in the order T1, None, T1ce, T2; expected None, T1, T1ce, T2"):
+            check_case({"image": [files[1], None, *files[2:]]}, missing_modalities=True)
+
+    def test_left_out(self, files):
+        with pytest.raises(InputError, match="in the order T1, T1ce, T2; expected None, T1, T1ce, T2"):
+            check_case({"image": files[1:]}, missing_modalities=True)
+
+    def test_names_of_their_own(self, own_names):
+        check_case({"image": [None, *own_names[1:]]}, missing_modalities=True)
+
+    def test_names_of_their_own_are_an_error_otherwise(self, own_names):
+        with pytest.raises(InputError, match=r"1.nii: FLAIR missing; give one file a modality; a model trained"):
+            check_case({"image": [None, *own_names[1:]]})
+
+    def test_too_few_names_of_their_own(self, own_names):
+        with pytest.raises(InputError, match=r"expected 4 files .* got 3; give one file a modality, None for"):
+            check_case({"image": own_names[1:]}, missing_modalities=True)
 
 
 class TestSplit:

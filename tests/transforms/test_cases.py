@@ -7,12 +7,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import LoadImaged
 
 from custom_nets.data.brats import brats_datalist
 from custom_nets.errors import InputError
-from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
+from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased, files_of
+from custom_nets.transforms.overlay import SaveOverlayd
 
 SHAPE = (6, 5, 4)
 ENDINGS = ("flair", "t1", "t1ce", "t2")
@@ -80,6 +81,73 @@ class TestLoadImage:
         with ThreadPoolExecutor(4) as pool:
             shapes = {(tuple(item["image"].shape), tuple(item["label"].shape)) for item in pool.map(load, items)}
         assert shapes == {((4, *SHAPE), (1, *SHAPE))}
+
+
+class TestAbsentModalities:
+    """None in the list of files stands for a modality that is not there."""
+
+    @pytest.fixture(params=range(4), ids=["FLAIR", "T1", "T1ce", "T2"])
+    def absent(self, request):
+        return request.param
+
+    @pytest.fixture
+    def names(self, files, absent):
+        return [None if channel == absent else file for channel, file in enumerate(files)]
+
+    def test_channel_holds_zeros_and_the_others_their_files(self, names, volumes, absent):
+        volumes[absent] = 0
+        np.testing.assert_array_equal(LoadCased("image")({"image": names})["image"], volumes)
+
+    def test_is_float32(self, names):
+        assert LoadCased("image")({"image": names})["image"].dtype == torch.float32
+
+    def test_name_of_the_case(self, names):
+        assert LoadCased("image")({"image": names})["case"] == "A"
+
+    def test_files_keep_their_places(self, names):
+        assert files_of(LoadCased("image")({"image": names})["image"]) == names
+
+    def test_is_read_again_as_it_was(self, names):
+        item = LoadCased("image")({"image": names, "case": "A"})
+        again = ReloadCased("image", "original")({**item, "image": item["image"] * 0})["original"]
+        assert torch.equal(again, item["image"])
+
+    def test_affine_is_that_of_the_first_file_there(self, files, volumes, tmp_path):
+        for ending, volume in zip(ENDINGS[1:], volumes[1:], strict=True):
+            save(tmp_path / f"A_{ending}.nii.gz", volume, shift=7)
+        assert LoadCased("image")({"image": [None, *files[1:]]})["image"].affine[0, 3] == 7
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_meta_data_are_those_of_a_whole_case(self, files, number):
+        whole = LoadCased("image")({"image": files})["image"].meta
+        partly = LoadCased("image")({"image": [None] * (4 - number) + files[4 - number :]})["image"].meta
+        differing = {key for key in whole | partly if str(whole[key]) != str(partly[key])}
+        assert differing == {"case_files", "filename_or_obj"}
+
+    def test_grids_must_agree(self, files):
+        save(files[3], np.zeros((6, 5, 3), np.int16))
+        with pytest.raises(InputError, match=rf"file {files[3]}: shape \(6, 5, 3\), but A_t1.nii.gz has"):
+            LoadCased("image")({"image": [None, files[1], None, files[3]]})
+
+    def test_one_file_at_least(self):
+        with pytest.raises(InputError, match="case A: 'image' names no file; expected at least one"):
+            LoadCased("image")({"image": [None] * 4, "case": "A"})
+
+    def test_file_of_several_channels(self, tmp_path, volumes):
+        path = save(tmp_path / "a.nii.gz", np.moveaxis(volumes, 0, -1))
+        with pytest.raises(InputError, match=rf"{path}: expected one channel a file .* got 4 channels in 1 files"):
+            LoadCased("image")({"image": [None, path]})
+
+    def test_survive_a_loader(self, names):
+        loader = DataLoader(Dataset([{"image": names}], LoadCased("image")), batch_size=1)
+        assert files_of(decollate_batch(next(iter(loader)))[0]["image"]) == names
+
+    def test_picture_is_drawn(self, names, tmp_path):
+        pytest.importorskip("matplotlib")
+        item = ReloadCased("image", "original")(LoadCased("image")({"image": names}))
+        item["pred"] = item["image"][:3] * 0
+        SaveOverlayd("original", output_dir=tmp_path / "out", dpi=20)(item)
+        assert (tmp_path / "out" / "A" / "A_overlay.png").is_file()
 
 
 class TestLoadLabel:
@@ -204,15 +272,49 @@ class TestCheckImage:
         with pytest.raises(InputError, match="T1 has no content, every voxel is 0"):
             CheckCased("image")({"image": image})
 
-    def test_constant_modality(self):
+    def test_empty_modality_may_be_done_without(self):
         image = tensor()
-        image[3] = 7
-        with pytest.raises(InputError, match="T2 has no content, every voxel is 7"):
+        image[1] = 0
+        with pytest.raises(InputError, match=r"; a model trained with modality_dropout can do without$"):
             CheckCased("image")({"image": image})
 
-    def test_empty_image(self):
+    def test_empty_modalities_pass_when_told_so(self):
+        image = tensor()
+        image[:3] = 0
+        assert CheckCased("image", missing_modalities=True)({"image": image})["image"] is image
+
+    @pytest.mark.parametrize("missing_modalities", [False, True])
+    def test_constant_modality(self, missing_modalities):
+        image = tensor()
+        image[3] = 7
+        with pytest.raises(InputError, match=r"T2 has no content, every voxel is 7; .* provide the real one$"):
+            CheckCased("image", missing_modalities=missing_modalities)({"image": image})
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_nan_and_infinity_beside_an_empty_modality(self, value):
+        image = tensor()
+        image[1], image[2] = 0, value
+        with pytest.raises(InputError, match="T1ce holds 120 voxels that are NaN or infinite"):
+            CheckCased("image", missing_modalities=True)({"image": image})
+
+    @pytest.mark.parametrize("missing_modalities", [False, True])
+    def test_empty_image(self, missing_modalities):
         with pytest.raises(InputError, match="the whole image is 0"):
-            CheckCased("image")({"image": tensor() * 0})
+            CheckCased("image", missing_modalities=missing_modalities)({"image": tensor() * 0})
+
+    def test_absent_modality_is_an_error(self, files):
+        with pytest.raises(InputError, match=rf"case A, file {files[1]}: FLAIR has no content, every voxel is 0"):
+            CheckCased("image")(LoadCased("image")({"image": [None, *files[1:]]}))
+
+    def test_absent_modalities_pass_when_told_so(self, files):
+        item = LoadCased("image")({"image": [None, None, files[2], None]})
+        assert CheckCased("image", missing_modalities=True)(item)["case"] == "A"
+
+    def test_file_beside_an_absent_one_is_named(self, files):
+        save(files[2], np.full(SHAPE, 5, np.int16))
+        item = LoadCased("image")({"image": [None, *files[1:]]})
+        with pytest.raises(InputError, match=rf"case A, file {files[2]}: T1ce has no content, every voxel is 5"):
+            CheckCased("image", missing_modalities=True)(item)
 
     def test_file_of_the_modality_is_named(self, files):
         save(files[2], np.zeros(SHAPE, np.int16))
