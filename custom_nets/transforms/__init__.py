@@ -1,7 +1,9 @@
 """Transforms: input checks, regions, training points, result files."""
 
+from custom_nets.transforms.bias_field import CorrectBiasField, CorrectBiasFieldd
 from custom_nets.transforms.case_files import case_name
 from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
+from custom_nets.transforms.cleaning import DropSmallRegion, DropSmallRegiond, FillRegionHoles, FillRegionHolesd
 from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.occupancy import (
     AuxiliaryTargetd,
@@ -21,6 +23,8 @@ from custom_nets.transforms.regions import (
     RegionsToLabels,
     RegionsToLabelsd,
 )
+from custom_nets.transforms.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.spread import SplitSpreadd
 from custom_nets.transforms.volumes import SaveRegionVolumesd
 
 __all__ = [
@@ -29,7 +33,13 @@ __all__ = [
     "BorderMap",
     "BorderMapd",
     "CheckCased",
+    "CorrectBiasField",
+    "CorrectBiasFieldd",
     "DropMissingd",
+    "DropSmallRegion",
+    "DropSmallRegiond",
+    "FillRegionHoles",
+    "FillRegionHolesd",
     "LabelScheme",
     "LabelsToRegions",
     "LabelsToRegionsd",
@@ -41,9 +51,12 @@ __all__ = [
     "ReloadCased",
     "SamplePoints",
     "SamplePointsd",
+    "SaveMapsd",
     "SaveOverlayd",
     "SaveRegionMeshesd",
     "SaveRegionVolumesd",
+    "SaveResultsd",
+    "SplitSpreadd",
     "case_name",
     "region_mesh",
 ]

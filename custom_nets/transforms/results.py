@@ -1,0 +1,87 @@
+"""Everything that inference writes for a case beside its label map."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from monai.transforms import Compose, SaveImaged
+
+from custom_nets.transforms.case_files import case_name
+from custom_nets.transforms.cases import ReloadCased
+from custom_nets.transforms.meshes import SaveRegionMeshesd, Space
+from custom_nets.transforms.overlay import SaveOverlayd
+from custom_nets.transforms.volumes import SaveRegionVolumesd
+
+REGIONS = ("WT", "TC", "ET")
+
+
+class SaveMapsd(SaveImaged):
+    """Writes maps of a case (probabilities, uncertainty), float32, as `<output_dir>/<case>/<case>_<postfix>.nii.gz`.
+
+    Args:
+        keys: MetaTensors `[R, H, W, D]` that know their case (see `LoadCased`); a file has the channels last.
+        output_dir: folder of all cases.
+        postfix: ends the file name.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    def __init__(
+        self, keys: Sequence[str] | str, output_dir: str | os.PathLike, postfix: str, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(
+            keys,
+            output_dir=os.fspath(output_dir),
+            output_postfix=postfix,
+            output_name_formatter=case_name,
+            resample=False,
+            writer="NibabelWriter",
+            print_log=False,
+            allow_missing_keys=allow_missing_keys,
+        )
+
+
+class SaveResultsd(Compose):
+    """Writes probabilities, meshes, volumes and an overlay picture of `pred`, and of `label` where there is one.
+
+    Args:
+        output_dir: folder of all cases.
+        regions: name of each channel.
+        probabilities: whether to write the probabilities.
+        meshes: whether to write a mesh of each region, see `SaveRegionMeshesd`.
+        mesh_formats: of the meshes.
+        mesh_space: of the meshes.
+        overlay: whether to draw a picture, see `SaveOverlayd`; reads the files of `image` again.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        regions: Sequence[str] = REGIONS,
+        probabilities: bool = False,
+        meshes: bool = True,
+        mesh_formats: Sequence[str] = ("obj",),
+        mesh_space: Space = "RAS",
+        overlay: bool = True,
+    ) -> None:
+        both: dict[str, Any] = {"keys": ("pred", "label"), "suffix": ("", "_label"), "allow_missing_keys": True}
+        steps: list = []
+        if probabilities:
+            steps.append(SaveMapsd("pred", output_dir, "probabilities"))
+        if meshes:
+            steps.append(
+                SaveRegionMeshesd(
+                    **both,
+                    name=("prediction", "label"),
+                    output_dir=output_dir,
+                    regions=regions,
+                    formats=mesh_formats,
+                    space=mesh_space,
+                )
+            )
+        steps.append(SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions))
+        if overlay:
+            steps.append(ReloadCased("image", "original"))
+            steps.append(SaveOverlayd("original", "pred", "label", output_dir, regions))
+        super().__init__(steps)

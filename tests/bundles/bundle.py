@@ -1,0 +1,48 @@
+"""What the tests of every bundle do with its configs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from tests.conftest import REPOSITORY
+
+
+class Bundle:
+    """A bundle of this repository, run in this process or by its documented command."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = REPOSITORY / "bundles" / name
+
+    def config(self, *names: str) -> list[str]:
+        return [str(self.folder / "configs" / f"{name}.json") for name in names]
+
+    def parse(self, *names: str, **overrides) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(self.config(*names))
+        parser.update({**overrides})
+        return parser
+
+    def run(self, run_id: str, *names: str, **overrides) -> ConfigWorkflow:
+        workflow = ConfigWorkflow(
+            self.config(*names), run_id=run_id, workflow_type=None, logging_file=False, **{"device": "cpu", **overrides}
+        )
+        workflow.initialize()
+        workflow.run()
+        return workflow
+
+
+def command(
+    run_id: list[str], cwd: Path, *arguments: str, launcher: tuple[str, ...] = ("-m",)
+) -> subprocess.CompletedProcess:
+    """Runs `python -m monai.bundle run …`, or the same under a launcher such as torchrun."""
+    return subprocess.run(
+        [sys.executable, *launcher, "monai.bundle", "run", *run_id, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

@@ -1,0 +1,270 @@
+"""The bundle nvnet_brats: its configs agree, and the whole path runs, on one process or two."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.networks.nets import SegResNet
+
+from custom_nets.data import brats_datalist, load_split, write_brain_phantoms, write_submission
+from custom_nets.errors import find_input_error
+from custom_nets.transforms.modalities import MODALITIES
+from custom_nets.zoo import convert_segresnet_checkpoint
+from tests.bundles.bundle import Bundle, command
+from tests.conftest import REPOSITORY
+
+NVNET = Bundle("nvnet_brats")
+
+# A network and a run as small as the configs allow.
+TINY = {
+    "crop_size": [32, 32, 16],
+    "init_filters": 8,
+    "latent_size": 8,
+    "epochs": 1,
+    "epoch_length": 2,
+    "num_workers": 0,
+    "val_interval": 1,
+    "validation": 1,
+    "test": 1,
+}
+PICTURES_OFF = {"save_meshes": False, "save_overlay": False}
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms, tmp_path_factory) -> dict:
+    """A run of two steps with modality dropout: keys that the other steps take over."""
+    folder = tmp_path_factory.mktemp("nvnet")
+    keys = {
+        "dataset_dir": str(phantoms),
+        "ckpt_dir": str(folder / "models"),
+        "output_dir": str(folder / "eval"),
+        **TINY,
+    }
+    NVNET.run("training", "train", **keys, modality_dropout=0.3)
+    return keys
+
+
+@pytest.fixture
+def incomplete(phantoms, tmp_path) -> Path:
+    """A data set with one case, which lacks its first modality."""
+    name = "BraTS20_Training_001"
+    shutil.copytree(phantoms / name, tmp_path / "data" / name)
+    (tmp_path / "data" / name / f"{name}_flair.nii.gz").unlink()
+    return tmp_path / "data"
+
+
+AGREED = (
+    "network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype crop_size regions init_filters "
+    "dropout latent_size final_norm modality_dropout bias_correction inferer_mode overlap mirror_axes ensemble "
+    "fill_holes min_enhancing_ml"
+)
+
+
+@pytest.mark.parametrize("key", AGREED.split())
+def test_training_and_inference_agree(key):
+    assert NVNET.parse("train")[key] == NVNET.parse("inference")[key]
+
+
+def test_the_networks_differ_in_what_inference_leaves_out():
+    train, inference = NVNET.parse("train"), NVNET.parse("inference")
+    assert {**inference["network_def"], "checkpointing": "@checkpointing"} == train["network_def"]
+    assert (train["vae"], inference["vae"]) == (True, False)
+
+
+def test_evaluation_and_inference_see_and_clean_alike():
+    train, inference = NVNET.parse("train", "evaluate"), NVNET.parse("inference")
+    inferer = inference["inferer"]
+    assert inferer.pop("spread") == "@save_uncertainty"
+    assert train["validate#inferer"] == inferer
+    steps = [step for step in train["validate#postprocessing#transforms"] if step["_target_"] != "AsDiscreted"]
+    assert all(step in inference["postprocessing#transforms"] for step in steps)
+    assert train["missing_modalities"] == inference["missing_modalities"]
+
+
+def test_metadata_agrees_with_the_configs():
+    metadata = json.loads((NVNET.folder / "configs" / "metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert tuple(image["channel_def"].values()) == MODALITIES
+    parser = NVNET.parse("train")
+    assert parser["network_def#in_channels"] == image["num_channels"] == 4
+    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == len(parser["regions"])
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_the_default_is_the_papers_set_up():
+    parser = NVNET.parse("train")
+    assert [parser[key] for key in ("crop_size", "init_filters", "batch_size", "epochs", "learning_rate")] == [
+        [160, 192, 128],
+        32,
+        1,
+        300,
+        1e-4,
+    ]
+
+
+def test_the_rate_falls_as_in_the_paper():
+    """1e-4 (1 - e / 300)^0.9 in epoch e."""
+    parser = NVNET.parse("train", **{**TINY, "epochs": 300}, device="cpu")
+    scheduler = parser.get_parsed_content("lr_scheduler")
+    for epoch in range(200):
+        assert scheduler.get_last_lr()[0] == pytest.approx(1e-4 * (1 - epoch / 300) ** 0.9, rel=1e-6)
+        scheduler.optimizer.step()
+        scheduler.step()
+
+
+def test_weight_decay_acts_on_kernels_alone():
+    parser = NVNET.parse("train", **TINY, device="cpu")
+    kernels, others = parser.get_parsed_content("optimizer").param_groups
+    assert (kernels["weight_decay"], others["weight_decay"]) == (1e-5, 0)
+    assert {p.ndim for p in kernels["params"]} == {5}
+    assert {p.ndim for p in others["params"]} == {1, 2}
+    number = sum(p.numel() for p in parser.get_parsed_content("network").parameters())
+    assert sum(p.numel() for group in (kernels, others) for p in group["params"]) == number
+
+
+@pytest.mark.parametrize(("workflow_type", "name"), [("train", "train"), ("infer", "inference")])
+def test_every_property_that_monai_expects_is_there(workflow_type, name, phantoms, tmp_path):
+    keys = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path), **TINY}
+    workflow = ConfigWorkflow(NVNET.config(name), workflow_type=workflow_type, logging_file=False, **keys)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_training_images_are_crops_and_regions(phantoms, tmp_path):
+    keys = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), **TINY}
+    batch = next(iter(NVNET.parse("train", **keys).get_parsed_content("train#dataloader")))
+    assert batch["image"].shape == (1, 4, 32, 32, 16)
+    assert batch["label"].shape == (1, 3, 32, 32, 16)
+    assert set(batch["label"].unique().tolist()) <= {0, 1}
+
+
+def test_training_leaves_a_model_its_terms_and_a_picture(trained):
+    output = Path(trained["output_dir"])
+    state = torch.load(Path(trained["ckpt_dir"]) / "model.pt", weights_only=True)
+    assert any(name.startswith("vae.") for name in state)
+    entry = json.loads((output / "training.jsonl").read_text().splitlines()[-1])
+    terms = entry["loss_dice"] + entry["loss_reconstruction"] + entry["loss_kl"]
+    assert entry["loss"] == pytest.approx(terms, rel=1e-4)
+    assert {"val_dice_WT", "val_dice_TC", "val_dice_ET"} <= set(entry)
+    assert (output / "reconstruction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cases_are_prepared_once(trained, tmp_path):
+    before = sorted(Path(trained["output_dir"], "cache").iterdir())
+    assert len(before) == 2
+    places = {"ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), "val_interval": 0}
+    places |= {"cache_dir": str(before[0].parent), "split_file": f"{trained['output_dir']}/split.json"}
+    NVNET.run("training", "train", **{**trained, **places}, modality_dropout=0.3)
+    assert sorted(before[0].parent.iterdir()) == before
+
+
+def test_training_without_the_branch(trained, tmp_path):
+    keys = {**trained, "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), "val_interval": 0, "vae": False}
+    NVNET.run("training", "train", **keys)
+    entry = json.loads((tmp_path / "training.jsonl").read_text())
+    assert "loss_reconstruction" not in entry
+    assert not (tmp_path / "reconstruction.png").exists()
+
+
+def test_evaluation_needs_no_branch(trained, tmp_path):
+    keys = {**trained, "output_dir": str(tmp_path), "evaluation_section": "test"}
+    keys |= {"split_file": f"{trained['output_dir']}/split.json", "crop_size": [16, 16, 16]}
+    NVNET.run("evaluating", "train", "evaluate", **keys)
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert [case["case"] for case in report["cases"]] == load_split(keys["split_file"])["test"]
+
+
+@pytest.mark.parametrize("mode", ["whole", "windows"])
+def test_inference_writes_patient_space_results(trained, phantoms, tmp_path, mode):
+    NVNET.run("inferring", "inference", **{**trained, "output_dir": str(tmp_path)}, inferer_mode=mode)
+    for item in brats_datalist(phantoms):
+        folder = tmp_path / item["case"]
+        source = nibabel.load(item["label"])
+        result = nibabel.load(folder / f"{item['case']}_prediction.nii.gz")
+        assert result.shape == source.shape
+        np.testing.assert_allclose(result.affine, source.affine)
+        assert result.get_data_dtype() == np.uint8
+        assert set(np.unique(result.get_fdata())) <= {0, 1, 2, 4}
+        for name in ("volumes.json", "volumes_label.json", "overlay.png", "WT_label.obj"):
+            assert (folder / f"{item['case']}_{name}").is_file()
+
+
+def test_an_ensemble_of_flips_and_checkpoints_tells_its_doubt(trained, phantoms, tmp_path):
+    model = f"{trained['ckpt_dir']}/model.pt"
+    other = torch.load(model, weights_only=True)
+    other["conv_final.2.conv.bias"] += 1
+    torch.save(other, tmp_path / "other.pt")
+    case = brats_datalist(phantoms)[0]
+    keys = {**trained, **PICTURES_OFF, "dataset_dir": str(Path(case["label"]).parent), "output_dir": str(tmp_path)}
+    keys |= {"mirror_axes": [0, 1, 2], "ensemble": [model, str(tmp_path / "other.pt")]}
+    NVNET.run("inferring", "inference", **keys, save_uncertainty=True, save_probabilities=True)
+    doubt = nibabel.load(tmp_path / case["case"] / f"{case['case']}_uncertainty.nii.gz")
+    assert doubt.shape == (40, 40, 28, 3)
+    inside = nibabel.load(case["image"][0]).get_fdata() != 0
+    assert 0.05 < np.median(doubt.get_fdata()[inside]) < 0.5
+    assert nibabel.load(tmp_path / case["case"] / f"{case['case']}_probabilities.nii.gz").shape == (40, 40, 28, 3)
+
+
+def test_results_make_a_submission(trained, phantoms, tmp_path):
+    """All checks but the shape, which phantoms of this size cannot have, pass for what inference writes."""
+    NVNET.run("inferring", "inference", **{**trained, **PICTURES_OFF, "output_dir": str(tmp_path / "results")})
+    with pytest.raises(ValueError, match="shape") as error:
+        write_submission(tmp_path / "results", tmp_path / "out.zip", 2020)
+    faults = str(error.value).splitlines()[1:]
+    assert len(faults) == 4
+    assert all("240" in fault for fault in faults)
+
+
+def test_an_absent_modality_is_accepted_by_a_model_trained_so(trained, incomplete, tmp_path):
+    keys = {**trained, **PICTURES_OFF, "dataset_dir": str(incomplete), "output_dir": str(tmp_path / "out")}
+    NVNET.run("inferring", "inference", **keys)
+    assert len(list((tmp_path / "out").glob("*/*_prediction.nii.gz"))) == 1
+
+
+def test_an_absent_modality_is_refused_by_any_other_model(trained, incomplete, tmp_path):
+    state = torch.load(f"{trained['ckpt_dir']}/model.pt", weights_only=True)
+    state["modality_dropout.trained"] = torch.tensor(False)
+    torch.save(state, tmp_path / "model.pt")
+    keys = {**trained, "dataset_dir": str(incomplete), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    with pytest.raises(Exception, match=r".") as error:
+        NVNET.run("inferring", "inference", **keys)
+    message = find_input_error(error.value)
+    assert "FLAIR missing" in message
+    assert "modality_dropout" in message
+
+
+def test_weights_of_the_model_zoo_run(phantoms, tmp_path):
+    torch.save(SegResNet(init_filters=16, in_channels=4, out_channels=3).state_dict(), tmp_path / "zoo.pt")
+    convert_segresnet_checkpoint(tmp_path / "zoo.pt", tmp_path / "model.pt")
+    keys = {**PICTURES_OFF, "dataset_dir": str(next(phantoms.iterdir())), "ckpt_dir": str(tmp_path)}
+    keys |= {"output_dir": str(tmp_path), "init_filters": 16, "final_norm": True, "num_workers": 0}
+    NVNET.run("inferring", "inference", **keys)
+    assert len(list(tmp_path.glob("*/*_prediction.nii.gz"))) == 1
+
+
+def test_two_processes_train_evaluate_and_infer(tmp_path):
+    """Three cases for two processes: unequal shares in validation, where a wrong set-up waits for ever."""
+    phantoms = tmp_path / "data"
+    write_brain_phantoms(phantoms, 5, (40, 40, 28), seed=6, progress=False)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    steps = {"training": ["train"], "evaluating": ["train", "evaluate"], "inferring": ["inference"]}
+    names = {"training": "multi_gpu_train", "evaluating": "multi_gpu_evaluate", "inferring": "multi_gpu_inference"}
+    keys = {**TINY, **PICTURES_OFF, "epoch_length": None, "validation": 3, "test": 0, "dataset_dir": str(phantoms)}
+    keys |= {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "out")}
+    for run_id, configs in steps.items():
+        files = NVNET.config(*configs, names[run_id])
+        options = [f"--{key}={value}" for key, value in keys.items()]
+        done = command([run_id], REPOSITORY, "--config_file", str(files), *options, launcher=launcher)
+        assert done.returncode == 0, done.stderr
+    entries = (tmp_path / "out" / "training.jsonl").read_text().splitlines()
+    assert [json.loads(entry)["iteration"] for entry in entries] == [1]
+    assert len(json.loads((tmp_path / "out" / "metrics.json").read_text())["cases"]) == 3
+    names_of_cases = sorted(item["case"] for item in brats_datalist(phantoms))
+    assert sorted(path.parent.name for path in (tmp_path / "out").glob("*/*_prediction.nii.gz")) == names_of_cases
+    state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert not any(name.startswith("module.") for name in state)
