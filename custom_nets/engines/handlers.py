@@ -109,13 +109,22 @@ class JsonLog:
         path: of the JSON-lines file.
         optimizer: whose first group's learning rate is logged.
         evaluator: whose metrics are logged in the epochs in which it ran; its handler must come before this one.
+        loss: a loss whose last call left its terms in `terms` (such as `NvNetLoss`); their means are logged, each by
+            itself, as `loss_<term>`.
     """
 
-    def __init__(self, path: str | Path, optimizer: torch.optim.Optimizer, evaluator: Engine | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        optimizer: torch.optim.Optimizer,
+        evaluator: Engine | None = None,
+        loss: torch.nn.Module | None = None,
+    ) -> None:
         self.path = Path(path)
         self.optimizer = optimizer
         self.evaluator = evaluator
-        self._losses: list[float] = []
+        self.loss = loss
+        self._losses: dict[str, list[float]] = {}
         self._started = 0.0
         self._validations = 0
 
@@ -126,13 +135,14 @@ class JsonLog:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _start(self, _engine: Engine) -> None:
-        self._losses = []
+        self._losses = {}
         self._started = time.perf_counter()
 
     def _collect(self, engine: Engine) -> None:
-        loss = _loss(engine.state.output)
-        if loss is not None:
-            self._losses.append(loss)
+        terms = {f"loss_{name}": float(term) for name, term in loss_terms(self.loss).items()}
+        for name, value in {"loss": _loss(engine.state.output), **terms}.items():
+            if value is not None:
+                self._losses.setdefault(name, []).append(value)
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
@@ -140,7 +150,8 @@ class JsonLog:
         entry: dict[str, Any] = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
-            "loss": float(np.mean(self._losses)) if self._losses else None,
+            "loss": None,
+            **{name: float(np.mean(values)) for name, values in self._losses.items()},
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - self._started, 3),
         }
@@ -182,6 +193,11 @@ class RandomState:
         torch.set_rng_state(state["torch"].cpu())
         if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+def loss_terms(loss: torch.nn.Module | None) -> Mapping[str, torch.Tensor]:
+    """Returns the terms of a loss's last call, by name; none where the loss does not tell them."""
+    return getattr(loss, "terms", {})
 
 
 def _loss(output: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""What MONAI's trainers take from a batch of points."""
+"""What MONAI's trainers take from a batch."""
 
 from __future__ import annotations
 
@@ -48,3 +48,29 @@ class PreparePointsBatch(PrepareBatch):
             candidates = points.shape[1] - (self.num_points - self.num_uncertain)
             choice = {"candidates": candidates, "uncertain": self.num_uncertain}
         return move("image"), (move("point_labels"), auxiliary), (points,), choice
+
+
+class PrepareReconstructionBatch(PrepareBatch):
+    """Makes the image a target beside its regions, for a network that reconstructs what it sees.
+
+    For `SupervisedTrainer(prepare_batch=...)`: the network is called as `network(image)`, the loss as
+    `loss(output, (regions, image))`.
+
+    Batch keys: `image` `[B, C, H, W, D]`, `label` `[B, R, H, W, D]`.
+    """
+
+    def __call__(
+        self,
+        batchdata: dict[str, torch.Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Returns (image, (regions, image)), without MONAI's metadata, which makes every operation slower."""
+        image, regions = (
+            torch.Tensor.as_subclass(batchdata[key], torch.Tensor).to(
+                device=device, non_blocking=non_blocking, **kwargs
+            )
+            for key in ("image", "label")
+        )
+        return image, (regions, image)

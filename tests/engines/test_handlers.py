@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -57,6 +58,18 @@ def test_json_log_has_the_mean_loss_of_each_epoch(tmp_path, optimizer):
     first, second = (json.loads(line) for line in (tmp_path / "log" / "training.jsonl").read_text().splitlines())
     assert (first["epoch"], first["iteration"], first["loss"], first["learning_rate"]) == (1, 2, 2.0, 0.5)
     assert second["epoch"] == 2
+
+
+def test_json_log_has_the_mean_of_each_term_of_the_loss(tmp_path, optimizer):
+    class Terms(torch.nn.Module):
+        terms: ClassVar = {}
+
+    engine, loss = trainer(), Terms()
+    engine.add_event_handler(Events.ITERATION_STARTED, lambda e: loss.terms.update(kl=torch.tensor(e.state.batch * 10)))
+    JsonLog(tmp_path / "log.jsonl", optimizer, loss=loss).attach(engine)
+    engine.run([1.0, 3.0], max_epochs=1)
+    entry = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (entry["loss"], entry["loss_kl"]) == (2.0, 20.0)
 
 
 def test_json_log_has_scores_only_of_epochs_that_validated(tmp_path, optimizer):

@@ -1,9 +1,9 @@
-"""PreparePointsBatch."""
+"""What trainers take from a batch."""
 
 import torch
 from monai.data import MetaTensor
 
-from custom_nets.engines import PreparePointsBatch
+from custom_nets.engines import PreparePointsBatch, PrepareReconstructionBatch
 
 
 def test_image_targets_and_points_are_told_apart():
@@ -37,3 +37,12 @@ def test_points_left_to_the_network_are_told_apart():
     batch = {"image": torch.ones(1), "points": torch.zeros(1, 16, 3), "point_labels": torch.ones(1)}
     options = PreparePointsBatch(num_points=8, uncertain_share=0.5)(batch, "cpu")[3]
     assert options == {"candidates": 12, "uncertain": 4}
+
+
+def test_the_image_is_a_target_beside_its_regions():
+    batch = {"image": MetaTensor(torch.rand(1, 4, 2, 2, 2)), "label": MetaTensor(torch.ones(1, 3, 2, 2, 2))}
+    image, (regions, target) = PrepareReconstructionBatch()(batch, "cpu")
+    assert target is image
+    assert type(image) is type(regions) is torch.Tensor
+    assert torch.equal(image, batch["image"].as_tensor())
+    assert torch.equal(regions, batch["label"].as_tensor())
