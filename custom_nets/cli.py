@@ -105,6 +105,34 @@ def convert_ossnet(source: str, target: str, variant: str = "c", dataset: str = 
     print(f"wrote {target}: OSS-Net {variant} for {dataset}, {count:,} parameters")
 
 
+def convert_segresnet(source: str, target: str) -> None:
+    """Converts the model zoo's brats_mri_segmentation (or a SegResNet of its layout) to a model of nvnet_brats.
+
+    Args:
+        source: the zoo's models/model.pt.
+        target: file to write; the bundle loads it as models/model.pt with the keys that are printed.
+    """
+    from custom_nets.zoo import convert_segresnet_checkpoint
+
+    net = convert_segresnet_checkpoint(source, target)
+    print(f"wrote {target}; use it with --init_filters {net.init_filters} --final_norm true")
+
+
+def submission(results: str, output: str, release: int, dataset_dir: str | None = None) -> None:
+    """Checks the results of an inference for the challenge, and packs them when there is no fault.
+
+    Args:
+        results: output_dir of the inference.
+        output: zip file to write.
+        release: year of the challenge, 2018 to 2024.
+        dataset_dir: the cases that were inferred; needed for results that no bundle of ours wrote.
+    """
+    from custom_nets.data import write_submission
+
+    number = write_submission(results, output, release, dataset_dir)
+    print(f"wrote {output}: {number} cases, no fault found")
+
+
 def scores(file: str) -> None:
     """Prints the scores of an evaluation as a table.
 
@@ -155,7 +183,9 @@ VERBS = {
     "check": check,
     "stack": stack,
     "scores": scores,
+    "submission": submission,
     "convert-ossnet": convert_ossnet,
+    "convert-segresnet": convert_segresnet,
     "info": info,
 }
 

@@ -1,0 +1,152 @@
+"""Averages over mirrored images and over several trained networks, with their spread as a measure of doubt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type, ensure_tuple
+from torch import nn
+
+from custom_nets.errors import InputError
+from custom_nets.weights import load_weights
+
+_ADVICE = "the networks of an ensemble are all built alike: leave this file out, or train it with the same keys"
+
+
+class EnsembleInferer(Inferer):
+    """Mean probabilities over mirrored images and over networks; any inferer that returns probabilities does the rest.
+
+    Members are all pairs of a network and a subset of the mirrored axes: with three axes eight for each network. A
+    member sees the mirrored image, with its meta data as they are, and its result is mirrored back. Members run one
+    after the other and are summed up as they come (Welford, Technometrics 4, 1962), so that memory is that of one
+    member, two or three results, and the networks.
+
+    Args:
+        inferer: called as `inferer(image [B, C, H, W, D], network)`, returns probabilities `[B, R, H', W', D']`.
+        mirror_axes: axes to mirror, of 0 (H), 1 (W) and 2 (D); None or empty: none.
+        checkpoints: files of weights, one a network; see `weights.read_state_dict`. They are read at the first call
+            into copies of the network that are kept where it is. None or empty: the network as it is at every call.
+        spread: whether the standard deviation over the members (that of the population: divided by their number) is
+            appended as R further channels.
+
+    Raises:
+        InputError: when an axis is unknown or named twice.
+    """
+
+    def __init__(
+        self,
+        inferer: Callable[..., Any],
+        mirror_axes: Sequence[int] | int | None = (),
+        checkpoints: Sequence[str | Path] | str | Path | None = (),
+        spread: bool = False,
+    ) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.mirror_axes = _checked_axes(() if mirror_axes is None else ensure_tuple(mirror_axes))
+        self.checkpoints = () if checkpoints is None else ensure_tuple(checkpoints)
+        self.spread = spread
+        self._copies: list[nn.Module] = []
+        self._copied: tuple[nn.Module, torch.device] | None = None
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Infers the mean probabilities.
+
+        Args:
+            inputs: image `[B, C, H, W, D]`.
+            network: given to the inferer, or (a module) copied for the checkpoints; it is not changed itself.
+            args: passed on to the inferer.
+            kwargs: passed on to the inferer.
+
+        Returns:
+            `[B, R, H', W', D']`, or `[B, 2R, H', W', D']` with the spread; a single member's result as it is.
+
+        Raises:
+            InputError: when the image has no three axes of space, a checkpoint cannot be read or does not fit, or the
+                inferer returns no probabilities.
+        """
+        if inputs.ndim != 5:
+            msg = f"inputs: shape {list(inputs.shape)} has {inputs.ndim} axes; expected an image [B, C, H, W, D]"
+            raise InputError(msg)
+        total = _Moments(self.spread)
+        first: Any = None
+        for member in self._members(network):
+            for axes in _subsets(self.mirror_axes):
+                dims = [axis + 2 for axis in axes]
+                result = _checked(self.inferer(inputs.flip(dims) if dims else inputs, member, *args, **kwargs))
+                first = result if first is None else first
+                values = result.as_tensor() if isinstance(result, MetaTensor) else result
+                total.add(values.flip(dims) if dims else values)
+        if total.count == 1 and not self.spread:
+            return first
+        return convert_to_dst_type(total.result(), first, dtype=total.mean.dtype)[0]
+
+    def _members(self, network: Any) -> Sequence[Any]:
+        if not self.checkpoints:
+            return [network]
+        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        if self._copied is None or self._copied[0] is not network or self._copied[1] != device:
+            wrapped = isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+            self._copies = [_loaded(network.module if wrapped else network, path) for path in self.checkpoints]
+            self._copied = (network, device)
+        return self._copies
+
+
+class _Moments:
+    """Running mean and standard deviation of tensors of one shape, voxel by voxel."""
+
+    def __init__(self, spread: bool) -> None:
+        self.spread = spread
+        self.count = 0
+        self.mean = torch.empty(0)
+        self.squares = torch.empty(0)  # sum of squared distances from the mean
+
+    def add(self, values: torch.Tensor) -> None:
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        self.count += 1
+        if self.count == 1:
+            self.mean = values.clone()
+            self.squares = torch.zeros_like(values) if self.spread else self.squares
+            return
+        distance = values - self.mean
+        self.mean += distance / self.count
+        if self.spread:
+            self.squares += distance.mul_(values - self.mean)
+
+    def result(self) -> torch.Tensor:
+        if not self.spread:
+            return self.mean
+        return torch.cat((self.mean, (self.squares / self.count).sqrt_()), dim=1)
+
+
+def _loaded(network: nn.Module, path: str | Path) -> nn.Module:
+    member = copy.deepcopy(network).eval().requires_grad_(False)
+    load_weights(member, path, _ADVICE)
+    return member
+
+
+def _subsets(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    for count in range(len(axes) + 1):
+        yield from combinations(axes, count)
+
+
+def _checked(result: Any) -> Any:
+    if not isinstance(result, torch.Tensor) or result.ndim != 5:
+        found = f"a tensor {list(result.shape)}" if isinstance(result, torch.Tensor) else f"a {type(result).__name__}"
+        msg = f"inferer: gave {found}; expected probabilities [B, R, H, W, D], as a VolumeInferer returns them"
+        raise InputError(msg)
+    return result
+
+
+def _checked_axes(axes: Sequence[int]) -> tuple[int, ...]:
+    if any(axis not in (0, 1, 2) for axis in axes) or len(set(axes)) != len(axes):
+        msg = f"mirror_axes is {list(axes)}; expected some of 0 (H), 1 (W) and 2 (D), each at most once"
+        raise InputError(msg)
+    return tuple(int(axis) for axis in axes)
