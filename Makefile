@@ -1,4 +1,5 @@
 # make demo    train, evaluate and infer on synthetic cases (or DATA=folder: your own), in a few minutes
+# make demo BUNDLE=nvnet_brats   the same with another bundle than ossnet_brats; likewise overfit
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite
 # make lint    style and types
@@ -13,19 +14,24 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CONFIG := bundles/$(BUNDLE)/configs
 
+# What a bundle's demo does differently from its configs: on your data (real scans have voxels of about 1 mm and many
+# cases: the bundle's own size, small networks), and when it scores (ossnet_brats asks about every voxel; its default
+# search would pass over small false positives).
+OWN_DATA_ossnet_brats := --image_size "[160,192,160]" --reduction 4 --cache_rate 0.0
+OWN_DATA_nvnet_brats  := --crop_size "[96,112,96]"
+EVAL_KEYS_ossnet_brats := --inferer_mode dense
+
 ifdef DATA
-DEMO      := demo/own_data
+DEMO      := demo/$(BUNDLE)_own_data
 DEMO_DATA := $(DATA)
-# Real scans have voxels of about 1 mm and many cases: the bundle's own size, cases read anew, and still few steps.
-DEMO_KEYS := --image_size "[160,192,160]" --reduction 4 --validation 0.1 --test 0.2 \
-	--cache_rate 0.0 --num_workers 2 --epoch_length 30
+DEMO_KEYS := --validation 0.1 --test 0.2 --num_workers 2 --epoch_length 30 $(OWN_DATA_$(BUNDLE))
 else
-DEMO      := demo/phantoms
-DEMO_DATA := $(DEMO)/data
+DEMO      := demo/$(BUNDLE)
+DEMO_DATA := demo/phantoms
 DEMO_KEYS :=
-# Small enough to ask the network about every voxel; the default search would pass over small false positives.
-EVAL_KEYS := --inferer_mode dense
+EVAL_KEYS := $(EVAL_KEYS_$(BUNDLE))
 endif
+OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
 KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
@@ -68,6 +74,8 @@ endif
 	@$(BIN)/custom-nets scores $(DEMO)/run/metrics.json
 	@echo "scores of each case: $(DEMO)/run/metrics.csv"
 	@echo "labels (.nii.gz), meshes (.obj), volumes (.json), pictures (.png) of each case: $(DEMO)/results/"
+	@test ! -f $(DEMO)/run/reconstruction.png \
+		|| echo "what the variational branch made of its last training image: $(DEMO)/run/reconstruction.png"
 	@echo "model: $(DEMO)/models/model.pt (trained for this demonstration only)"
 
 overfit: $(READY)
@@ -76,11 +84,11 @@ ifndef DATA
 endif
 	@echo "== 1/2 training on one case, scored on every voxel of it (an overfit check)"
 	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/overfit.json']" \
-		--dataset_dir "$(DATA)" --ckpt_dir demo/overfit/models --output_dir demo/overfit/run
+		--dataset_dir "$(DATA)" --ckpt_dir $(OVERFIT)/models --output_dir $(OVERFIT)/run
 	@echo "== 2/2 inference: labels, meshes, volumes, pictures"
 	@$(RUN) inferring --config_file "['$(CONFIG)/inference.json','$(CONFIG)/overfit.json']" \
-		--dataset_dir "$(DATA)" --ckpt_dir demo/overfit/models --output_dir demo/overfit/results
-	@echo "scores: demo/overfit/run/training.jsonl   results: demo/overfit/results/"
+		--dataset_dir "$(DATA)" --ckpt_dir $(OVERFIT)/models --output_dir $(OVERFIT)/results
+	@echo "scores: $(OVERFIT)/run/training.jsonl   results: $(OVERFIT)/results/"
 
 test: $(READY)
 	@echo "== tests"
