@@ -54,16 +54,17 @@ def download(task: str, directory: str) -> None:
     print(f"{task} is in {download_msd(task, directory)}")
 
 
-def check(directory: str) -> None:
+def check(directory: str, missing_modalities: bool = False) -> None:
     """Lists what is recognised in a folder of brain cases, and every fault; reads headers only.
 
     Args:
         directory: as `dataset_dir` of the bundles.
+        missing_modalities: whether a case may lack modalities, for a model trained with modality_dropout.
     """
     from custom_nets.data import brats_datalist, check_datalist
 
-    items = brats_datalist(directory, labels="optional", check=False)
-    good, faults = check_datalist(items)
+    items = brats_datalist(directory, labels="optional", check=False, missing_modalities=missing_modalities)
+    good, faults = check_datalist(items, missing_modalities)
     schemes = ", ".join(sorted({item["scheme"] for item in good}))
     labelled = sum("label" in item for item in good)
     print(

@@ -4,8 +4,10 @@ import json
 import sys
 
 import nibabel
+import numpy as np
 import pytest
 import torch
+from monai.networks.nets import SegResNet
 
 from custom_nets import cli
 from custom_nets.metrics import write_case_metrics
@@ -69,6 +71,43 @@ def test_a_wrong_variant_is_named(monkeypatch, tmp_path, capsys):
     torch.save({ours_to_published(k): v for k, v in net.state_dict().items()}, tmp_path / "in.pt")
     assert call(monkeypatch, "convert-ossnet", str(tmp_path / "in.pt"), str(tmp_path / "o.pt"), "--variant", "c") == 2
     assert "check the variant and the dataset" in capsys.readouterr().err
+
+
+def test_weights_of_a_segresnet_are_converted(monkeypatch, tmp_path, capsys):
+    torch.save(SegResNet(init_filters=8, in_channels=4, out_channels=3).state_dict(), tmp_path / "zoo.pt")
+    assert call(monkeypatch, "convert-segresnet", str(tmp_path / "zoo.pt"), str(tmp_path / "model.pt")) == 0
+    assert "--init_filters 8 --final_norm true" in capsys.readouterr().out
+    assert (tmp_path / "model.pt").is_file()
+
+
+def test_a_submission_is_packed(monkeypatch, tmp_path, capsys):
+    case = "BraTS20_Validation_001"
+    image = nibabel.Nifti1Image(np.zeros((240, 240, 155), np.uint8), np.diag([-1, -1, 1, 1]))
+    for name in (f"results/{case}/{case}_prediction.nii.gz", f"data/{case}/{case}_flair.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        nibabel.save(image, tmp_path / name)
+    places = (str(tmp_path / "results"), str(tmp_path / "out.zip"))
+    assert call(monkeypatch, "submission", *places, "--release", "2020", "--dataset_dir", str(tmp_path / "data")) == 0
+    assert "1 cases, no fault found" in capsys.readouterr().out
+    assert (tmp_path / "out.zip").is_file()
+
+
+def test_a_faulty_submission_is_listed(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, "phantom", "brats", str(tmp_path / "data"), "--cases", "2", "--shape", "32", "32", "24")
+    (tmp_path / "results").mkdir()
+    places = (str(tmp_path / "results"), str(tmp_path / "out.zip"))
+    assert call(monkeypatch, "submission", *places, "--release", "2020", "--dataset_dir", str(tmp_path / "data")) == 2
+    printed = capsys.readouterr().err
+    assert all(f"BraTS20_Training_00{number}" in printed for number in (1, 2))
+    assert "Traceback" not in printed
+    assert not (tmp_path / "out.zip").exists()
+
+
+def test_check_allows_for_missing_modalities(monkeypatch, tmp_path, capsys):
+    call(monkeypatch, "phantom", "brats", str(tmp_path), "--cases", "1", "--shape", "32", "32", "24")
+    (tmp_path / "BraTS20_Training_001" / "BraTS20_Training_001_t1.nii.gz").unlink()
+    assert call(monkeypatch, "check", str(tmp_path), "--missing_modalities") == 0
+    assert "1 cases, 1 without fault" in capsys.readouterr().out
 
 
 def test_scores_are_a_table(monkeypatch, tmp_path, capsys):
