@@ -32,22 +32,24 @@ class NvNetLoss(nn.Module):
     """Soft Dice + 0.1 mean squared error of the reconstruction + 0.1 KL divergence.
 
     The Dice term is 1 - 2 sum(p t) / (sum p^2 + sum t^2 + 1e-5) over the voxels of each image and region, averaged. An
-    output without reconstruction (`vae=False`) has the Dice term alone. The weighted terms of the last call are in
-    `terms`, for logs.
+    image without a region thus teaches nothing about it; with crops much smaller than a brain, take the sums over the
+    whole batch (`batch_dice`). An output without reconstruction (`vae=False`) has the Dice term alone. The weighted
+    terms of the last call are in `terms`, for logs.
 
     Args:
         reconstruction_weight: of the mean squared error over voxels and modalities.
         kl_weight: of the divergence, see `gaussian_kl`.
+        batch_dice: whether the sums of the Dice term run over all images of a batch.
 
     Shapes: `forward(NvNetOutput, (regions [B, R, H, W, D], image [B, C, H, W, D]))`, result a scalar.
     Source: Myronenko 2018, equations 1 to 4.
     """
 
-    def __init__(self, reconstruction_weight: float = 0.1, kl_weight: float = 0.1) -> None:
+    def __init__(self, reconstruction_weight: float = 0.1, kl_weight: float = 0.1, batch_dice: bool = False) -> None:
         super().__init__()
         self.reconstruction_weight = reconstruction_weight
         self.kl_weight = kl_weight
-        self.dice = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5)
+        self.dice = DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-5, batch=batch_dice)
         self.terms: dict[str, Tensor] = {}
 
     def forward(self, output: NvNetOutput, targets: tuple[Tensor, Tensor]) -> Tensor:

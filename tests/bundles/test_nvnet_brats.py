@@ -135,6 +135,19 @@ def test_every_property_that_monai_expects_is_there(workflow_type, name, phantom
     assert workflow.check_properties() == []
 
 
+def test_bias_correction_is_one_key_away(phantoms):
+    """The image changes, its grid and its background do not."""
+    pytest.importorskip("itk")
+    item = brats_datalist(phantoms)[0]
+    plain, corrected = (
+        NVNET.parse("inference", bias_correction=wanted).get_parsed_content("preprocessing")(dict(item))["image"]
+        for wanted in (False, True)
+    )
+    assert torch.equal(plain.affine, corrected.affine)
+    assert torch.equal(plain == 0, corrected == 0)
+    assert (plain - corrected).abs().max() > 0.05
+
+
 def test_training_images_are_crops_and_regions(phantoms, tmp_path):
     keys = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), **TINY}
     batch = next(iter(NVNET.parse("train", **keys).get_parsed_content("train#dataloader")))

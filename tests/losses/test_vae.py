@@ -57,6 +57,15 @@ def test_the_whole_loss_by_hand():
     assert loss == pytest.approx(1 / 3 + 0.1 * 9 + 0.1 * 128 * 4 / VOXELS, rel=1e-5)
 
 
+@pytest.mark.parametrize(("batch_dice", "learns"), [(False, False), (True, True)])
+def test_an_image_without_a_region_teaches_with_batch_dice_alone(batch_dice, learns):
+    regions = torch.zeros(SHAPE)
+    regions[0] = 1
+    logits = torch.zeros(SHAPE, requires_grad=True)
+    NvNetLoss(batch_dice=batch_dice)(output(logits), (regions, torch.zeros(2, 4, 4, 5, 6))).backward()
+    assert bool(logits.grad[1].any()) == learns
+
+
 def test_terms_are_told_one_by_one():
     image = torch.zeros(2, 4, 4, 5, 6)
     criterion = NvNetLoss(reconstruction_weight=0.5, kl_weight=0.25)
