@@ -33,19 +33,26 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "NvNet, checkpointing": {"checkpointing": True},
     "NvNet, bfloat16, checkpointing": {"bfloat16": True, "checkpointing": True},
     "NvNet, no variational branch": {"vae": False},
+    "NvNet, inference": {"vae": False, "inference": True},
     "MONAI's SegResNetVAE": {"monai": True},
     "MONAI's SegResNetVAE, bfloat16": {"monai": True, "bfloat16": True},
 }
 
 
 def build(
-    size: tuple[int, ...], filters: int, checkpointing: bool = False, vae: bool = True, monai: bool = False
+    size: tuple[int, ...],
+    filters: int,
+    checkpointing: bool = False,
+    vae: bool = True,
+    monai: bool = False,
+    inference: bool = False,
 ) -> Any:
     """The network to be measured."""
     if monai:
         keys = {"init_filters": filters, "in_channels": 4, "out_channels": 3, "dropout_prob": 0.2}
         return SegResNetVAE(size, vae_estimate_std=True, **keys)
-    return NvNet(init_filters=filters, crop_size=size, checkpointing=checkpointing, vae=vae)
+    network = NvNet(init_filters=filters, crop_size=size, checkpointing=checkpointing, vae=vae)
+    return network.eval() if inference else network
 
 
 def loss_of(output: Any, image: Tensor, regions: Tensor) -> Tensor:
@@ -62,8 +69,12 @@ def loss_of(output: Any, image: Tensor, regions: Tensor) -> Tensor:
 
 
 def step(network: nn.Module, size: tuple[int, ...], device: torch.device, bfloat16: bool) -> None:
-    """A forward and a backward pass of one crop."""
+    """A forward and a backward pass of one crop; the forward pass alone of a network in evaluation."""
     image = torch.rand(1, 4, *size, device=device)
+    if not network.training:
+        with torch.no_grad():
+            network(image)
+        return
     regions = torch.ones(1, 3, *size, dtype=torch.uint8, device=device)
     with torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
         loss = loss_of(network(image), image, regions)
@@ -94,8 +105,9 @@ def measure(size: tuple[int, ...], filters: int, steps: int, bfloat16: bool = Fa
     for _ in range(steps):
         start = time.perf_counter()
         step(network, size, device, bfloat16)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        if network.training:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
