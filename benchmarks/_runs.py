@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from _ablations import ABLATIONS
-from _methods import METHODS, augmentation, prepare_item
+from _methods import BATCHED, METHODS, augmentation, prepare_item
 from cohort import load_cohort
 
 from custom_nets.metrics import compute_lesion_dice
@@ -31,7 +31,7 @@ class Run:
     """One training: what, on which cohort, for how long.
 
     Attributes:
-        method: a name of `METHODS` or `ABLATIONS`.
+        method: a name of `METHODS`, `BATCHED` or `ABLATIONS`.
         seed: of weights, order, augmentation and points.
         seconds: budget in seconds, CPU time of one thread or wall time of a GPU; None: `epochs` decides.
         epochs: passes over the training cases.
@@ -64,11 +64,11 @@ def train_and_score(run: Run) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cohort = load_cohort(run.shape, run.sizes, run.cohort_seed, CACHE)
     items = [prepare_item(case.image, case.regions) for case in cohort["train"]]
-    recipe = {**METHODS, **ABLATIONS}[run.method]
+    recipe = {**METHODS, **BATCHED, **ABLATIONS}[run.method]
     torch.manual_seed(run.seed)
     method = recipe.build(tuple(items[0]["image"].shape[1:]), run.seed)
     network = method.network.to(device)
-    steps = _train(run, method, items, run.learning_rate or recipe.learning_rate, device)
+    steps = _train(run, method, items, run.learning_rate or recipe.learning_rate, recipe.batch, device)
     result: dict[str, Any] = {**dataclasses.asdict(run), **steps}
     result["parameters"] = sum(p.numel() for p in network.parameters())
     network.eval()
@@ -80,7 +80,7 @@ def train_and_score(run: Run) -> dict[str, Any]:
     return result
 
 
-def _train(run: Run, method: Any, items: list[dict], rate: float, device: torch.device) -> dict[str, Any]:
+def _train(run: Run, method: Any, items: list[dict], rate: float, batch: int, device: torch.device) -> dict[str, Any]:
     """Trains until the budget is spent, with a learning rate that falls linearly over it to 2 %."""
     optimizer = torch.optim.AdamW(method.network.parameters(), lr=rate, weight_decay=1e-2)
     augment = augmentation(run.seed)
@@ -90,13 +90,14 @@ def _train(run: Run, method: Any, items: list[dict], rate: float, device: torch.
     method.network.train()
     order: list[int] = []
     while True:
-        spent = (clock() - start) / run.seconds if run.seconds else steps / (run.epochs * len(items))
+        spent = (clock() - start) / run.seconds if run.seconds else steps * batch / (run.epochs * len(items))
         if spent >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate * max(1 - spent, 0.02)
-        order = order or torch.randperm(len(items), generator=generator).tolist()
-        loss = method.loss(augment(items[order.pop()]), device)
+        if len(order) < batch:
+            order += torch.randperm(len(items), generator=generator).tolist()
+        loss = method.loss(*(augment(items[order.pop()]) for _ in range(batch)), device=device)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.network.parameters(), 5.0)

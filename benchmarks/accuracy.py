@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from _compare import argument_parser, make_runs, summarise
-from _methods import METHODS
+from _methods import BATCHED, METHODS
 from _report import RESULTS, report
 from _runs import run_all
 from monai.utils import optional_import
@@ -21,7 +21,6 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--equal", nargs="+", choices=["time", "epochs"], default=["time", "epochs"])
     options = parser.parse_args()
-    names = options.methods or list(METHODS)
     cohort = f"{options.train} training and {options.test} test cases, {options.seeds} seeds"
     budgets = {
         "time": (options.seconds, None, f"Equal time ({options.seconds:.0f} s of one core)"),
@@ -29,6 +28,8 @@ def main() -> None:
     }
     for equal in options.equal:
         name, (seconds, epochs, title) = f"accuracy_{equal}", budgets[equal]
+        # Under equal epochs all see the same images, and two a step are half the steps.
+        names = options.methods or [*METHODS, *(BATCHED if equal == "time" else ())]
         runs = make_runs(options, names, seconds, epochs)
         rows = summarise(run_all(runs, options.jobs, options.threads, options.fresh))
         report(name, f"{title}, {cohort}", rows, "test mean Dice")
@@ -44,6 +45,7 @@ def plot_against_memory(name: str, title: str, rows: list[dict[str, Any]]) -> No
     memory = {row["method"]: row["training MiB"] for row in json.loads(measured.read_text())["rows"]}
     figure = figure_module.Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
+    rows = [row for row in rows if row["method"] in memory]
     for index, row in enumerate(sorted(rows, key=lambda row: memory[row["method"]])):
         x, y = memory[row["method"]], row["test mean Dice"]
         ours = row["method"].startswith("Pyramid")

@@ -30,7 +30,7 @@ def measure_training(name: str, size: tuple[int, ...]) -> dict[str, float]:
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        loss = method.loss(item, device)
+        loss = method.loss(item, device=device)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
