@@ -161,6 +161,22 @@ def test_the_crop_is_free(crop):
     assert small(crop_size=crop)(torch.randn(1, 4, *crop)).reconstruction.shape == (1, 4, *crop)
 
 
+def test_regions_and_modalities_are_free():
+    output = small(num_regions=1, in_channels=2)(torch.randn(1, 2, *CROP))
+    assert output.logits.shape == (1, 1, *CROP)
+    assert output.reconstruction.shape == (1, 2, *CROP)
+
+
+def test_dropout_takes_whole_channels_after_the_first_convolution():
+    net = small(dropout=0.5)
+    first = []
+    net.down_layers[0].register_forward_pre_hook(lambda _module, inputs: first.append(inputs[0]))
+    net(torch.randn(1, 4, *CROP))
+    dropped = (first[0] == 0).flatten(2)
+    assert torch.equal(dropped.all(-1), dropped.any(-1))
+    assert 0 < dropped.all(-1).sum() < 8
+
+
 def test_without_the_branch_training_gives_logits_alone():
     output = small(vae=False)(torch.randn(1, 4, 8, 16, 8))
     assert output.logits.shape == (1, 3, 8, 16, 8)
