@@ -75,7 +75,7 @@ class ReconstructionPicture:
         reconstruction = output["pred"].reconstruction
         if reconstruction is None or idist.get_rank() != 0:
             return
-        error = float((reconstruction - output["image"]).float().square().mean())
+        error = float((reconstruction.detach() - output["image"]).float().square().mean())
         caption = f"epoch {engine.state.epoch}, mean squared error {error:.3f}"
         figure = draw_reconstruction(output["image"][0], reconstruction[0], self.names, caption)
         with atomic_file(self.path) as file:

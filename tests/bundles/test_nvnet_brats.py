@@ -61,7 +61,7 @@ def incomplete(phantoms, tmp_path) -> Path:
 AGREED = (
     "network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype crop_size regions init_filters "
     "dropout latent_size final_norm modality_dropout bias_correction inferer_mode overlap mirror_axes ensemble "
-    "fill_holes min_enhancing_ml"
+    "fill_holes min_enhancing_ml memory_format"
 )
 
 
