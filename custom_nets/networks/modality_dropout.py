@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from custom_nets.errors import InputError
 from custom_nets.weights import read_state_dict
 
 TRAINED_KEY = "modality_dropout.trained"
@@ -39,7 +40,7 @@ class ModalityDropout(nn.Module):
     Shapes: image `[B, C, H, W, D]`, result likewise.
 
     Raises:
-        ValueError: for a probability outside 0 to 1.
+        InputError: for a probability outside 0 to 1.
     """
 
     trained: Tensor
@@ -48,7 +49,7 @@ class ModalityDropout(nn.Module):
         super().__init__()
         if not 0 <= probability < 1:
             msg = f"modality_dropout must be at least 0 and below 1, got {probability}"
-            raise ValueError(msg)
+            raise InputError(msg)
         self.probability = probability
         self.register_buffer("trained", torch.tensor(probability > 0))
 

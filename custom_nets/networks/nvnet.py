@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from monai.networks.nets import SegResNet
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from custom_nets.errors import InputError
+from custom_nets.networks.checkpointing import run_layer
 from custom_nets.networks.modality_dropout import ModalityDropout
 from custom_nets.networks.nvnet_vae import VariationalBranch
 
@@ -57,7 +57,7 @@ class NvNet(SegResNet):
     Shapes: `forward(image [B, C, H, W, D])`.
 
     Raises:
-        ValueError: for sizes that are not multiples of 8.
+        InputError: for sizes that are not multiples of 8.
 
     Source: Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, arXiv 1810.11654, table 1.
     """
@@ -77,7 +77,7 @@ class NvNet(SegResNet):
     ) -> None:
         if init_filters % DIVISOR:
             msg = f"init_filters must be a multiple of {DIVISOR} (group norm has {DIVISOR} groups), got {init_filters}"
-            raise ValueError(msg)
+            raise InputError(msg)
         _check_sides("crop_size", crop_size)
         super().__init__(
             init_filters=init_filters,
@@ -100,7 +100,7 @@ class NvNet(SegResNet):
                 latent_size=latent_size,
                 norm=self.norm,
                 act=self.act,
-                run=self._run,
+                checkpointing=checkpointing,
             )
         self.register_load_state_dict_pre_hook(_leave_out_the_branch)
 
@@ -108,7 +108,7 @@ class NvNet(SegResNet):
         """Segments an image, and in training reconstructs it.
 
         Raises:
-            ValueError: when a side is no multiple of 8, or a training image is not of the crop's size.
+            InputError: when a side is no multiple of 8, or a training image is not of the crop's size.
         """
         _check_sides("an image's sides", x.shape[2:])
         features, levels = self.encode(self.modality_dropout(x))
@@ -118,7 +118,7 @@ class NvNet(SegResNet):
             return NvNetOutput(self.decode(features, levels[::-1]))
         if tuple(x.shape[2:]) != self.crop_size:
             msg = f"a training image has sides {tuple(x.shape[2:])}, the variational branch crop_size {self.crop_size}"
-            raise ValueError(msg)
+            raise InputError(msg)
         return NvNetOutput(self.decode(features, levels[::-1]), *self.vae(features))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -128,27 +128,21 @@ class NvNet(SegResNet):
             x = self.dropout(x)
         levels = []
         for layer in self.down_layers:
-            x = self._run(layer, x)
+            x = run_layer(layer, x, self.checkpointing)
             levels.append(x)
         return x, levels
 
     def decode(self, x: Tensor, down_x: list[Tensor]) -> Tensor:
         """Returns the logits, from the last features and those of every level, coarsest first."""
         for sample, layer, skip in zip(self.up_samples, self.up_layers, down_x[1:], strict=True):
-            x = self._run(layer, sample(x) + skip)
+            x = run_layer(layer, sample(x) + skip, self.checkpointing)
         return self.conv_final(x)
-
-    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Calls a module, with its activations forgotten until the backward pass where that is wanted."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(module, x, use_reentrant=False)
-        return module(x)
 
 
 def _check_sides(name: str, sides: Sequence[int]) -> None:
     if len(sides) != 3 or any(side < DIVISOR or side % DIVISOR for side in sides):
         msg = f"{name} must be three multiples of {DIVISOR}, got {tuple(sides)}; pad the image (DivisiblePadd), or crop"
-        raise ValueError(msg)
+        raise InputError(msg)
 
 
 def _leave_out_the_branch(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from monai.networks.blocks.segresnet_block import ResBlock, get_conv_layer
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from torch import Tensor, nn
+
+from custom_nets.networks.checkpointing import run_layer
 
 LOG_VARIANCE_BOUND = 10.0
 """Largest magnitude of a log-variance: unbounded, its exponential in the KL term overflows, training ends in NaN."""
@@ -30,7 +32,7 @@ class VariationalBranch(nn.Module):
         latent_size: numbers L drawn.
         norm: normalisation by MONAI's names.
         act: activation by MONAI's names.
-        run: calls a module on a tensor; where gradient checkpointing comes in.
+        checkpointing: see `run_layer`; for the levels of the decoder.
 
     Shapes: features `[B, F, h, w, d]`; result reconstruction `[B, C, H, W, D]`, mean and log-variance `[B, L]`.
     Source: Myronenko 2018, table 1 (VD to VEnd).
@@ -45,11 +47,11 @@ class VariationalBranch(nn.Module):
         latent_size: int,
         norm: Any,
         act: Any,
-        run: Callable[[nn.Module, Tensor], Tensor],
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.grid = tuple(grid)
-        self.run = run
+        self.checkpointing = checkpointing
         coarse = [(side + 1) // 2 for side in self.grid]
         self.down = nn.Sequential(
             get_norm_layer(norm, spatial_dims=3, channels=in_channels),
@@ -83,5 +85,5 @@ class VariationalBranch(nn.Module):
         sample = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         image = self.up(self.from_sample(sample))
         for layer in self.up_layers:
-            image = self.run(layer, image)
+            image = run_layer(layer, image, self.checkpointing)
         return self.end(image), mean, log_variance

@@ -260,6 +260,17 @@ def test_weights_of_the_model_zoo_run(phantoms, tmp_path):
     assert len(list(tmp_path.glob("*/*_prediction.nii.gz"))) == 1
 
 
+@pytest.mark.parametrize("key", ["crop_size=[100,96,96]", "init_filters=12", "modality_dropout=1.5"])
+def test_a_key_that_cannot_be_is_one_line(phantoms, tmp_path, key):
+    options = [f"--dataset_dir={phantoms}", f"--output_dir={tmp_path}", f"--ckpt_dir={tmp_path}", f"--{key}"]
+    done = command(["training"], REPOSITORY, "--config_file", *NVNET.config("train"), *options)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 1
+    assert key.split("=")[0] in errors[0]
+    assert "Traceback" not in done.stderr
+
+
 def test_two_processes_train_evaluate_and_infer(tmp_path):
     """Three cases for two processes: unequal shares in validation, where a wrong set-up waits for ever."""
     phantoms = tmp_path / "data"

@@ -5,6 +5,7 @@ import torch
 from monai.networks.nets import SegResNet
 from torch import nn
 
+from custom_nets.errors import InputError
 from custom_nets.losses import NvNetLoss
 from custom_nets.networks import NvNet, NvNetOutput
 
@@ -258,15 +259,15 @@ def test_nothing_turns_nan_in_1000_steps_of_scaled_images():
     ],
 )
 def test_impossible_sizes_are_told(keys, words):
-    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(InputError, match=words.replace("(", r"\(").replace(")", r"\)")):
         small(**keys)
 
 
 def test_an_image_of_155_slices_is_told_to_be_padded():
-    with pytest.raises(ValueError, match=r"\(16, 16, 155\); pad the image"):
+    with pytest.raises(InputError, match=r"\(16, 16, 155\); pad the image"):
         small().eval()(torch.zeros(1, 4, 16, 16, 155))
 
 
 def test_a_training_image_of_another_size_than_the_crop_is_told():
-    with pytest.raises(ValueError, match="crop_size"):
+    with pytest.raises(InputError, match="crop_size"):
         small()(torch.zeros(1, 4, 8, 8, 8))
