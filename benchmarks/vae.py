@@ -39,7 +39,14 @@ def train_and_score(data: Path, vae: bool, seed: int, options: argparse.Namespac
     if not report_file.exists():
         keys = {"dataset_dir": data, "output_dir": folder, "ckpt_dir": folder, "cache_dir": folder.parent / "cases"}
         keys |= {"split_file": folder.parent / "split.json", "validation": VALIDATION, "test": options.test}
-        run = {"vae": vae, "seed": seed, "epochs": 10, "epoch_length": options.steps // 10, "val_interval": 0}
+        run = {
+            "vae": vae,
+            "seed": seed,
+            "learning_rate": 0.002,
+            "epochs": 10,
+            "epoch_length": options.steps // 10,
+            "val_interval": 0,
+        }
         run_bundle("training", ["train", "demo"], {**keys, **run, "checkpoint_interval": 0})
         run_bundle("evaluating", ["train", "evaluate", "demo"], {**keys, "evaluation_section": "test"})
     summary = json.loads(report_file.read_text())["summary"]
