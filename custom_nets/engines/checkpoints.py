@@ -100,13 +100,11 @@ class ModelLoader:
     Args:
         path: the file, such as `model.pt`, or the whole state of a run; None loads nothing.
         network: to load into, every key and shape must fit.
-        device: has no effect, the weights go to where the network is.
     """
 
-    def __init__(self, path: str | Path | None, network: torch.nn.Module, device: Any = None) -> None:
+    def __init__(self, path: str | Path | None, network: torch.nn.Module) -> None:
         self.path = path
         self.network = network
-        self.device = device
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer or an evaluator."""
