@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from custom_nets.errors import InputError
-from custom_nets.files import atomic_file
 from custom_nets.networks import OSSNet
-from custom_nets.weights import describe_misfit, read_state_dict
+from custom_nets.weights import describe_misfit
+from custom_nets.zoo.conversion import convert_checkpoint
 
 # Published name -> ours, as patterns applied one after the other.
 _RULES: tuple[tuple[str, str], ...] = (
@@ -98,12 +97,9 @@ def convert_ossnet_checkpoint(source: str | Path, target: str | Path, variant: s
         net = OSSNet.published(variant, dataset)
     except ValueError as error:
         raise InputError(str(error)) from error
-    state = read_state_dict(source)
-    try:
+
+    def convert(state: Mapping[str, Tensor]) -> OSSNet:
         net.load_state_dict(convert_ossnet_state_dict(state, net))
-    except InputError as error:
-        msg = f"{source}: {error}"
-        raise InputError(msg) from error
-    with atomic_file(target) as file:
-        torch.save(net.state_dict(), file)
-    return net
+        return net
+
+    return convert_checkpoint(source, target, convert)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from custom_nets.errors import InputError
-from custom_nets.files import atomic_file
 from custom_nets.networks import NvNet
 from custom_nets.transforms.modalities import MODALITIES
 from custom_nets.transforms.regions import SCHEMES
-from custom_nets.weights import describe_misfit, read_state_dict
+from custom_nets.weights import describe_misfit
+from custom_nets.zoo.conversion import convert_checkpoint
 
 ZOO_MODALITIES = ("T1ce", "T1", "T2", "FLAIR")
 """Input channels of `brats_mri_segmentation`, by our names."""
@@ -87,13 +86,10 @@ def convert_segresnet_checkpoint(source: str | Path, target: str | Path) -> NvNe
     Raises:
         InputError: when the file cannot be read, or holds another network.
     """
-    state = read_state_dict(source)
-    try:
+
+    def convert(state: Mapping[str, Tensor]) -> NvNet:
         net = segresnet_like(state)
         net.load_state_dict(convert_segresnet_state_dict(state))
-    except InputError as error:
-        msg = f"{source}: {error}"
-        raise InputError(msg) from error
-    with atomic_file(target) as file:
-        torch.save(net.state_dict(), file)
-    return net
+        return net
+
+    return convert_checkpoint(source, target, convert)
