@@ -87,12 +87,21 @@ class OccupancyNetworkBase(nn.Module):
 def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
     """Resizes `[B, C, H, W, D]` to `[B, C, h, w, d]`: the mean over each cell, trilinear where the grid is finer.
 
-    For a factor of just 2 this is the trilinear resize of the published code.
+    For a factor of just 2 this is the trilinear resize of the published code. An image in half precision gives a
+    float32 result on a CPU, which averages it row by row: a copy of a whole CT would cost more than all the rest.
     """
-    h, w, d = grid = tuple(grid_size)
-    if all(size >= wanted for size, wanted in zip(image.shape[2:], grid, strict=True)):
-        return nn.functional.adaptive_avg_pool3d(image, (h, w, d))
-    return nn.functional.interpolate(image, grid, mode="trilinear", align_corners=False)
+    grid = tuple(grid_size)
+    h, w, d = (min(size, wanted) for size, wanted in zip(image.shape[2:], grid, strict=True))
+    if image.is_cpu and image.dtype in (torch.float16, torch.bfloat16):
+        rows = image.shape[2]
+        # The cells of adaptive pooling.
+        slabs = (image[:, :, i * rows // h : -(-(i + 1) * rows // h)].float() for i in range(h))
+        volume = torch.cat([nn.functional.adaptive_avg_pool3d(slab, (1, w, d)) for slab in slabs], dim=2)
+    else:
+        volume = nn.functional.adaptive_avg_pool3d(image, (h, w, d))
+    if volume.shape[2:] == grid:
+        return volume
+    return nn.functional.interpolate(volume, grid, mode="trilinear", align_corners=False)
 
 
 def unit_coordinates(points: Tensor, image_size: Sequence[int]) -> Tensor:

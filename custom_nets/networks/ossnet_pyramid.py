@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -42,12 +43,13 @@ class PyramidOSSNet(OccupancyNetworkBase):
     Args:
         in_channels: modalities C.
         num_regions: regions R.
-        reduction: image voxels to one voxel of the encoder along each axis, one number or three.
+        spacing: length of a step in mm, in which `reduction` and the neighbourhood count, so that scans of any spacing
+            are seen at one scale; None: a step is a voxel, whatever its size.
+        reduction: steps to one voxel of the encoder along each axis, one number or three.
         channels: features of each level; every level halves the grid.
         depths: 3x3x3 convolutions of each level; None: one on the finest, where they cost most, two on the others.
         top_down: let every level but the finest take in the coarser one, see `PyramidEncoder`.
-        neighbourhood: samples a side of the raw neighbourhood, odd; 0 for none.
-        neighbourhood_spacing: distance of those samples in mm; None: one voxel, whatever its size.
+        neighbourhood: samples a side of the raw neighbourhood, a step apart, odd; 0 for none.
         hidden_features: width of the decoder's hidden layers.
         hidden_layers: how many of them.
         norm: normalisation by MONAI's names; one that needs no large batch.
@@ -55,7 +57,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
 
     Raises:
-        ValueError: for a neighbourhood that is not odd, or a reduction below 1.
+        ValueError: for a neighbourhood that is not odd, a reduction below 1, or a spacing that is no length.
     """
 
     accepts_positions = True
@@ -65,12 +67,12 @@ class PyramidOSSNet(OccupancyNetworkBase):
         self,
         in_channels: int = 4,
         num_regions: int = 3,
+        spacing: float | None = None,
         reduction: int | Sequence[int] = 2,
         channels: Sequence[int] = (16, 32, 64, 128),
         depths: Sequence[int] | None = None,
         top_down: bool = False,
         neighbourhood: int = 3,
-        neighbourhood_spacing: float | None = None,
         hidden_features: int = 256,
         hidden_layers: int = 3,
         norm: str | tuple = ("group", {"num_groups": 8}),
@@ -85,9 +87,12 @@ class PyramidOSSNet(OccupancyNetworkBase):
         if min(self.reduction) < 1:
             msg = f"reduction must be at least 1, got {reduction}"
             raise ValueError(msg)
+        if spacing is not None and not spacing > 0:
+            msg = f"spacing must be a length in mm or None, got {spacing}"
+            raise ValueError(msg)
+        self.spacing = spacing
         self.neighbourhood = neighbourhood
-        self.neighbourhood_spacing = neighbourhood_spacing
-        # The level that is an eighth of the image, or the next finer one.
+        # The level whose cells are eight steps wide, or the next finer one.
         auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.reduction) * 2**i <= 8)
         depths = [1, *[2] * (len(channels) - 1)] if depths is None else depths
         encoder = PyramidEncoder(in_channels, channels, depths, num_regions, auxiliary_level, norm, act, top_down)
@@ -109,7 +114,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         The spacing is read from the affine of a `MetaTensor`; any other tensor counts as 1 mm isotropic.
         """
         spacing = _spacing(image)
-        volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:]))
+        volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(volume.to(next(self.parameters()).dtype))
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
@@ -138,15 +143,18 @@ class PyramidOSSNet(OccupancyNetworkBase):
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
 
     def _step(self, latent: PyramidLatent) -> Tensor | None:
-        """Distance of the neighbourhood's samples in voxels `[B, 3]`, None where it is one voxel."""
-        if self.neighbourhood_spacing is None:
-            return None
-        return self.neighbourhood_spacing / latent.spacing
+        """A step in voxels `[B, 3]`, None where it is one voxel."""
+        return None if self.spacing is None else self.spacing / latent.spacing
 
-    def _grid_size(self, image_size: Sequence[int]) -> list[int]:
+    def _grid_size(self, image_size: Sequence[int], spacing: Tensor) -> list[int]:
         """The encoder's grid: the image divided by the reduction, rounded up to whole cells of the coarsest level."""
         coarsest = 2 ** (self.encoder.num_levels - 1)
-        return [-(-size // (r * coarsest)) * coarsest for size, r in zip(image_size, self.reduction, strict=True)]
+        voxels = [1.0] * 3 if self.spacing is None else (spacing.amax(dim=0) / self.spacing).tolist()
+        steps = [size * voxel for size, voxel in zip(image_size, voxels, strict=True)]
+        # A length that float32 puts just above a whole number of cells is that number.
+        return [
+            max(math.ceil(n / (r * coarsest) - 1e-3), 1) * coarsest for n, r in zip(steps, self.reduction, strict=True)
+        ]
 
 
 def _spacing(image: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def sample_neighbourhoods(image: Tensor, points: Tensor, size: int, step: Tensor
         step: distance of the samples in voxels, one an axis `[B, 3]`; None: one voxel.
 
     Returns:
-        Samples `[B, N, C, size, size, size]` of the image's dtype.
+        Samples `[B, N, C, size, size, size]`: of the image's dtype at voxels, at least float32 between them.
     """
     reach = size // 2
     if step is None and not points.is_floating_point():
@@ -81,7 +81,7 @@ def _sample_separable(image: Tensor, along: Tensor) -> Tensor:
         index, weight = _corner(lower.long(), fraction, corner, image.shape[1:])
         # A product with a weight of 0 would let through a value that is not finite.
         values = torch.stack([channel.take(index) for channel in channels], dim=1)
-        term = torch.where(weight[:, None] > 0, values * weight[:, None].to(values.dtype), 0)
+        term = torch.where(weight[:, None] > 0, values * weight[:, None], 0)
         result = term if result is None else result + term
     assert result is not None
     return result

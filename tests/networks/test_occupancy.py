@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from custom_nets.networks import Latent, OSSNet, PyramidOSSNet
-from custom_nets.networks.occupancy import OccupancyNetworkBase
+from custom_nets.networks.occupancy import OccupancyNetworkBase, resize_to_grid
 
 
 class Stripes(OccupancyNetworkBase):
@@ -61,3 +61,24 @@ def test_every_network_chooses(net):
     assert segmentation.shape[:2] == (2, 3)
     assert chosen[:, :11].tolist() == [list(range(11))] * 2
     logits.sum().backward()
+
+
+@pytest.mark.parametrize("grid", [(5, 4, 3), (4, 9, 3), (7, 9, 8)])
+def test_resizing_averages_cells_where_the_grid_is_coarser_and_interpolates_where_it_is_finer(grid):
+    image = torch.randn(2, 1, 7, 6, 8, generator=torch.Generator().manual_seed(0))
+    expected = image
+    for axis, cells in enumerate(grid):
+        size = list(expected.shape[2:])
+        size[axis] = cells
+        finer = cells > expected.shape[2 + axis]
+        resize = torch.nn.functional.interpolate if finer else torch.nn.functional.adaptive_avg_pool3d
+        keys = {"mode": "trilinear", "align_corners": False} if finer else {}
+        expected = resize(expected, tuple(size), **keys)
+    torch.testing.assert_close(resize_to_grid(image, grid), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_images_are_averaged_in_float32():
+    image = torch.randn(2, 1, 9, 8, 6, generator=torch.Generator().manual_seed(0)).half()
+    torch.testing.assert_close(
+        resize_to_grid(image, (4, 3, 3)), resize_to_grid(image.float(), (4, 3, 3)), atol=1e-6, rtol=1e-6
+    )

@@ -46,10 +46,10 @@ def test_decoding_points_equals_the_dense_network():
     torch.testing.assert_close(logits[0].T.reshape(dense[0].shape), dense[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("neighbourhood_spacing", [None, 1.5])
+@pytest.mark.parametrize("spacing", [None, 1.5])
 @torch.no_grad()
-def test_voxel_centres_are_positions_like_any_other(neighbourhood_spacing):
-    net, image = small(neighbourhood_spacing=neighbourhood_spacing), an_image()
+def test_voxel_centres_are_positions_like_any_other(spacing):
+    net, image = small(spacing=spacing), an_image()
     latent, points = net.encode(image), every_point()
     torch.testing.assert_close(
         net.decode(latent, image, points), net.decode(latent, image, points.float()), atol=1e-6, rtol=1e-6
@@ -152,7 +152,7 @@ def test_features_lie_where_the_image_has_them():
 @torch.no_grad()
 def test_neighbourhoods_in_millimetres_follow_the_spacing():
     """The same 1.5 mm in an image of 1 mm, and in one with every second voxel removed along the last axis."""
-    net = small(neighbourhood_spacing=2.0)
+    net = small(spacing=2.0)
     affine = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0]))
     assert torch.allclose(net.encode(MetaTensor(an_image(), affine=affine)).spacing, torch.tensor([[1.0, 1.0, 2.0]]))
     step = net._step(net.encode(MetaTensor(an_image(), affine=affine)))
@@ -230,3 +230,34 @@ def test_padé_is_chosen_by_name():
     net = small(act="pade").train()
     net(an_image(), some_points())[0].sum().backward()
     assert any("numerator" in name for name, _ in net.named_parameters())
+
+
+def scan(spacing, field=(48.0, 40.0, 36.0)):
+    """A smooth image of one scene, sampled at the centres of voxels of some spacing."""
+    size = [round(length / voxel) for length, voxel in zip(field, spacing, strict=True)]
+    axes = [(torch.arange(n) + 0.5) * voxel for n, voxel in zip(size, spacing, strict=True)]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    image = torch.stack([torch.sin(x / 9 + y / 14), torch.cos(z / 11 - y / 10)])[None]
+    return MetaTensor(image, affine=torch.diag(torch.tensor([*spacing, 1.0])))
+
+
+@torch.no_grad()
+def test_scans_of_one_scene_with_other_voxels_give_the_same_answers():
+    net = small(spacing=1.0, reduction=2, channels=(8, 8))
+    coarse, fine = scan((1.0, 1.0, 2.0)), scan((0.5, 1.0, 1.0))
+    there = torch.tensor([[[20.0, 18.0, 9.0], [30.0, 11.0, 12.0], [10.0, 30.0, 5.0]]])  # voxels of the coarse scan
+    millimetres = (there + 0.5) * torch.tensor([1.0, 1.0, 2.0])
+    elsewhere = millimetres / torch.tensor([0.5, 1.0, 1.0]) - 0.5
+    a, b = net.decode(net.encode(coarse), coarse, there), net.decode(net.encode(fine), fine, elsewhere)
+    torch.testing.assert_close(a, b, atol=0.02, rtol=0)
+    assert a.std() > 0.01
+
+
+def test_the_encoders_grid_counts_millimetres():
+    net = small(spacing=1.5, reduction=2, channels=(8, 8))  # cells of 3 mm, in pairs
+    assert net._grid_size((60, 60, 20), torch.tensor([[0.75, 0.8, 5.0]])) == [16, 16, 34]
+
+
+def test_a_spacing_must_be_a_length():
+    with pytest.raises(ValueError, match="spacing must be a length in mm or None, got 0"):
+        small(spacing=0)
