@@ -85,12 +85,13 @@ def fill_from_lattice(out: torch.Tensor, margin: torch.Tensor, axes: Axes) -> No
         axes: voxel indices of the lattice along H, W and D.
     """
     _, height, width, depth = out.shape
-    for axis, size in ((3, depth), (2, width)):
-        margin = interpolate_axis(margin, axis, axes[axis - 1], torch.arange(size, device=margin.device))
-    # The last axis grows the data most: row by row, so that no float copy of the whole volume is made.
+    # Row by row, the rows first: the other axes grow the data most, and no float copy of the whole volume is made.
     for rows in torch.arange(height, device=margin.device).split(_ROWS_AT_ONCE):
+        part = interpolate_axis(margin, 1, axes[0], rows)
+        for axis, size in ((2, width), (3, depth)):
+            part = interpolate_axis(part, axis, axes[axis - 1], torch.arange(size, device=margin.device))
         start = int(rows[0])
-        out[:, start : start + len(rows)] = interpolate_axis(margin, 1, axes[0], rows) > 0
+        out[:, start : start + len(rows)] = part > 0
 
 
 def sample_segmentation(segmentation: torch.Tensor, axes: Axes, shape: Sequence[int]) -> torch.Tensor:

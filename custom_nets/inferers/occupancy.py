@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.data import MetaTensor
@@ -15,7 +15,7 @@ from monai.utils import StrEnum, convert_to_dst_type
 
 from custom_nets.errors import InputError
 from custom_nets.inferers.lattice import Shape
-from custom_nets.inferers.output_grid import OutputGrid, checked_spacing, describe, spanning_grid
+from custom_nets.inferers.output_grid import OutputGrid, Triple, checked_spacing, describe, item_spacings, spanning_grid
 from custom_nets.inferers.published import published_volume
 from custom_nets.inferers.queries import OccupancyNetwork, QueryStats, VolumeQuery, item_of, synchronize
 from custom_nets.inferers.surface import surface_volume, write
@@ -39,6 +39,13 @@ class OccupancyPrior(StrEnum):
     NONE = "none"
     UNION = "union"
     RESTRICT = "restrict"
+
+
+class StepUnit(StrEnum):
+    """What an `OccupancyInferer` measures its lattices in."""
+
+    VOXEL = "voxel"
+    MM = "mm"
 
 
 class OccupancyInferer(Inferer):
@@ -88,7 +95,11 @@ class OccupancyInferer(Inferer):
 
     Args:
         mode: `surface`, `published` or `dense`.
-        coarse_step: spacing of the lattice in voxels; the last index of each axis always belongs to it.
+        coarse_step: spacing of the lattice; the last index of each axis always belongs to it.
+        candidate_step: spacing of a second lattice, asked inside the outermost region once that is found, so that a
+            small lesion between the points of the first is not lost; None: there is none. Mode `surface` alone.
+        step_unit: what these two are measured in: `voxel`, or `mm`, which is rounded to whole voxels along each axis
+            (at least one; the spacing is read from the affine, a plain tensor counts as 1 mm).
         threshold: a region holds the voxels whose probability is strictly above it.
         prior: `none`, `union` or `restrict`.
         prior_threshold: the prior region holds the voxels strictly above it, in any region.
@@ -97,6 +108,7 @@ class OccupancyInferer(Inferer):
         output_spacing: spacing of the result in millimetres, one for all axes or one each for H, W and D; needs a
             network that takes continuous positions. None: the image's voxels. The image's spacing is read from its
             affine; a plain tensor counts as 1 mm.
+        output_dtype: of the result; torch.float16 halves the memory of a large one (error up to 0.0003).
 
     Attributes:
         stats: what the last call asked of the network, see `QueryStats`.
@@ -108,23 +120,29 @@ class OccupancyInferer(Inferer):
     def __init__(
         self,
         mode: str = OccupancyMode.SURFACE,
-        coarse_step: int = 4,
+        coarse_step: float = 4,
         threshold: float = 0.5,
         prior: str = OccupancyPrior.NONE,
         prior_threshold: float = 0.5,
         points_per_chunk: int | None = None,
         output_spacing: float | Sequence[float] | None = None,
+        candidate_step: float | None = None,
+        step_unit: str = StepUnit.VOXEL,
+        output_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.mode = OccupancyMode(_checked_choice("mode", mode, OccupancyMode))
         self.prior = OccupancyPrior(_checked_choice("prior", prior, OccupancyPrior))
-        self.coarse_step = _checked_count("coarse_step", coarse_step)
+        self.step_unit = StepUnit(_checked_choice("step_unit", step_unit, StepUnit))
+        self.coarse_step = self._checked_step("coarse_step", coarse_step)
+        self.candidate_step = None if candidate_step is None else self._checked_step("candidate_step", candidate_step)
         self.threshold = _checked_probability("threshold", threshold)
         self.prior_threshold = _checked_probability("prior_threshold", prior_threshold)
         self.points_per_chunk = (
             None if points_per_chunk is None else _checked_count("points_per_chunk", points_per_chunk)
         )
         self.output_spacing = checked_spacing(output_spacing, self.mode)
+        self.output_dtype = output_dtype
         self.stats = QueryStats()
         if self.mode == OccupancyMode.PUBLISHED and self.prior == OccupancyPrior.UNION:
             msg = "prior is 'union', unknown to mode 'published'; expected 'none' (standard) or 'restrict' (optimized)"
@@ -141,7 +159,7 @@ class OccupancyInferer(Inferer):
             kwargs: passed on to `network.encode`.
 
         Returns:
-            Probabilities `[B, R, H, W, D]`, float32, on the device and with the meta data of `inputs`. With
+            Probabilities `[B, R, H, W, D]`, of `output_dtype`, on the device and with the meta data of `inputs`. With
             `output_spacing`: `[B, R, H', W', D']`, a MetaTensor with the affine of that grid and no applied operations.
 
         Raises:
@@ -159,13 +177,13 @@ class OccupancyInferer(Inferer):
         latent = model.encode(inputs, *args, **kwargs)
         synchronize(image.device)
         self.stats.encode_seconds = perf_counter() - start
-        result = self._infer(image, latent, model, grid)
+        result = self._infer(image, latent, model, grid, self._steps(inputs, grid))
         synchronize(image.device)
         elapsed = perf_counter() - start
         self.stats.search_seconds = elapsed - self.stats.encode_seconds - self.stats.decode_seconds
         if grid is not None:
             return describe(result, inputs, grid)
-        return convert_to_dst_type(result, inputs, dtype=torch.float32)[0]
+        return convert_to_dst_type(result, inputs, dtype=self.output_dtype)[0]
 
     def _output_grid(self, inputs: torch.Tensor, network: OccupancyNetwork) -> OutputGrid | None:
         if self.output_spacing is None:
@@ -178,23 +196,46 @@ class OccupancyInferer(Inferer):
             raise InputError(msg)
         return spanning_grid(inputs, self.output_spacing)
 
+    def _steps(self, inputs: torch.Tensor, grid: OutputGrid | None) -> list[_Steps]:
+        """The steps of the lattices for each batch item, in voxels of the result."""
+        if self.step_unit == StepUnit.VOXEL:
+            sides = [(1.0, 1.0, 1.0)] * len(inputs)
+        else:
+            sides = item_spacings(inputs)
+            if grid is not None:
+                sides = [(h * grid.step[0], w * grid.step[1], d * grid.step[2]) for h, w, d in sides]
+        return [_Steps(*(_in_voxels(step, s) for step in (self.coarse_step, self.candidate_step))) for s in sides]
+
     def _infer(
-        self, image: torch.Tensor, latent: Any, network: OccupancyNetwork, grid: OutputGrid | None
+        self,
+        image: torch.Tensor,
+        latent: Any,
+        network: OccupancyNetwork,
+        grid: OutputGrid | None,
+        steps: list[_Steps],
     ) -> torch.Tensor:
-        canvas = _Canvas(len(image), image.device)
+        canvas = _Canvas(len(image), image.device, self.output_dtype)
         chunk = self._chunk_size(network, image.device)
         for index in range(len(image)):
             query = VolumeQuery(network, item_of(latent, index), image[index : index + 1], chunk, self.stats, grid)
-            self._fill(query, partial(canvas.item, index, query.shape))
+            self._fill(query, partial(canvas.item, index, query.shape), steps[index])
         return canvas.volumes
 
-    def _fill(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor]) -> None:
+    def _fill(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor], steps: _Steps) -> None:
         if self.mode == OccupancyMode.DENSE:
             _dense_volume(query, allocate)
         elif self.mode == OccupancyMode.PUBLISHED:
             published_volume(query, allocate, self.threshold, self.prior, self.prior_threshold)
         else:
-            surface_volume(query, allocate, self.coarse_step, self.threshold, self.prior, self.prior_threshold)
+            surface_volume(query, allocate, *steps, self.threshold, self.prior, self.prior_threshold)
+
+    def _checked_step(self, name: str, step: float) -> float:
+        if self.step_unit == StepUnit.VOXEL:
+            return _checked_count(name, step)
+        if not 0 < step < math.inf:
+            msg = f"{name} is {step}; expected a length above 0 in mm"
+            raise InputError(msg)
+        return float(step)
 
     def _chunk_size(self, network: OccupancyNetwork, device: torch.device) -> int:
         if self.points_per_chunk is not None:
@@ -205,17 +246,29 @@ class OccupancyInferer(Inferer):
         return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ELSEWHERE
 
 
+class _Steps(NamedTuple):
+    """Spacing of the lattices along each axis, in voxels of the result."""
+
+    coarse: Shape
+    candidate: Shape | None
+
+
+def _in_voxels(step: float | None, sides: Triple) -> Any:
+    return None if step is None else tuple(max(1, round(step / side)) for side in sides)
+
+
 class _Canvas:
     """The result of a batch, allocated once, when the first answer tells the number of regions."""
 
-    def __init__(self, batch: int, device: torch.device) -> None:
+    def __init__(self, batch: int, device: torch.device, dtype: torch.dtype) -> None:
         self.batch = batch
         self.device = device
+        self.dtype = dtype
         self.volumes = torch.empty(0)
 
     def item(self, index: int, shape: Shape, regions: int) -> torch.Tensor:
         if self.volumes.numel() == 0:
-            self.volumes = torch.zeros((self.batch, regions, *shape), dtype=torch.float32, device=self.device)
+            self.volumes = torch.zeros((self.batch, regions, *shape), dtype=self.dtype, device=self.device)
         return self.volumes[index]
 
 
@@ -248,7 +301,7 @@ def _checked_choice(name: str, value: str, choices: type[StrEnum]) -> str:
     return str(value)
 
 
-def _checked_count(name: str, value: int) -> int:
+def _checked_count(name: str, value: float) -> int:
     if int(value) != value or value < 1:
         msg = f"{name} is {value}; expected a whole number of at least 1"
         raise InputError(msg)

@@ -98,21 +98,33 @@ def spanning_grid(image: torch.Tensor, spacing: Triple) -> OutputGrid:
 
 
 def describe(volumes: torch.Tensor, image: torch.Tensor, grid: OutputGrid) -> MetaTensor:
-    """Volumes `[B, R, H', W', D']` on a grid, as a float32 MetaTensor with that grid's affine.
+    """Volumes `[B, R, H', W', D']` on a grid, as a MetaTensor with that grid's affine.
 
     All other meta data are the image's. Not so the record of its transforms: it tells how to undo them on the image's
     own grid, and would crop or flip this one by a wrong number of voxels.
     """
     if isinstance(image, MetaTensor):
-        result: MetaTensor = convert_to_dst_type(volumes, image, dtype=torch.float32)[0]
+        result: MetaTensor = convert_to_dst_type(volumes, image, dtype=volumes.dtype)[0]
     else:
-        result = MetaTensor(volumes.to(torch.float32))
+        result = MetaTensor(volumes)
         result.is_batch = True
     result.affine = grid.affine
     # What MONAI's collate writes for items without a record: decollated, each item has an empty list of its own.
     result.applied_operations = [TraceKeys.NONE] * len(image) if result.is_batch else []
     result.clear_pending_operations()
     return result
+
+
+def item_spacings(image: torch.Tensor) -> list[Triple]:
+    """The spacing along H, W and D of each batch item, in millimetres; a plain tensor counts as 1 mm.
+
+    Args:
+        image: `[B, C, H, W, D]`; a MetaTensor has its own affine, `[4, 4]` or `[B, 4, 4]`.
+    """
+    if not isinstance(image, MetaTensor):
+        return [(1.0, 1.0, 1.0)] * len(image)
+    sides = [affine_to_spacing(affine).tolist() for affine in image.affine.reshape(-1, 4, 4)]
+    return [(h, w, d) for h, w, d in (sides if len(sides) == len(image) else sides * len(image))]
 
 
 def _spacing_of(affine: torch.Tensor, batch: int) -> list[float]:

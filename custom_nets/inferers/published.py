@@ -64,4 +64,4 @@ def _inside_prior(query: VolumeQuery, axes: Axes, prior_threshold: float) -> tor
 def _raise_to(out: torch.Tensor, flat: torch.Tensor, values: torch.Tensor) -> None:
     """Writes values `[N, R]` at flat indices where they exceed what is there: a positive is never taken back."""
     voxels = out.view(len(out), -1)
-    voxels[:, flat] = torch.maximum(voxels[:, flat], values.T)
+    voxels[:, flat] = torch.maximum(voxels[:, flat], values.T.to(out.dtype))

@@ -9,6 +9,7 @@ import torch
 
 from custom_nets.inferers.lattice import (
     Axes,
+    Shape,
     coarse_axis,
     dilate,
     fill_from_lattice,
@@ -21,6 +22,8 @@ from custom_nets.inferers.lattice import (
 )
 from custom_nets.inferers.queries import VolumeQuery
 
+_ROWS_AT_ONCE = 32
+
 # Beyond this a logit says "sure", not "how far": unclipped, a very sure lattice point would push the guessed
 # surface far into its unsure neighbour's half of the cell.
 _SURE_LOGIT = 4.0
@@ -29,7 +32,8 @@ _SURE_LOGIT = 4.0
 def surface_volume(
     query: VolumeQuery,
     allocate: Callable[[int], torch.Tensor],
-    coarse_step: int,
+    coarse_steps: Shape,
+    candidate_steps: Shape | None,
     threshold: float,
     prior: str,
     prior_threshold: float,
@@ -38,17 +42,19 @@ def surface_volume(
 
     Whatever the first guess between the lattice points, at the end no unasked voxel has a neighbour (of its 26) on
     the other side of the threshold. So each 26-connected foreground or background component of the dense result is
-    either right in every voxel, or wrong in every voxel and then none of them was asked.
+    either right in every voxel, or wrong in every voxel and then none of them was asked. Inner regions that the lattice
+    passes over are looked for once more where they can be, in the outermost region.
 
     Args:
         query: the item to ask about.
         allocate: given the number of regions, returns the volume to fill `[R, H, W, D]`.
-        coarse_step: spacing of the lattice in voxels.
+        coarse_steps: spacing of the lattice along each axis, in voxels.
+        candidate_steps: of a second lattice, inside the outermost region as it was found; None: there is none.
         threshold: a region holds the voxels strictly above it.
         prior: 'none', 'union' or 'restrict', see `OccupancyInferer`.
         prior_threshold: the prior region holds the voxels strictly above it.
     """
-    axes = _coarse_axes(query, coarse_step)
+    axes = _lattice_axes(query, coarse_steps)
     mask, finer = _apply_prior(query, axes, prior, prior_threshold)
     asked = flat_of_lattice(axes, mask, query.shape)
     logits = query(asked, "lattice")
@@ -58,16 +64,20 @@ def surface_volume(
     if finer is not None:
         write(out, finer, query(finer, "prior").sigmoid())
         asked = torch.cat((asked, finer))
-    _follow(query, out, asked, threshold)
+    search = _Search(query, out, asked, threshold)
+    search.follow(search.beside_surfaces(), "surface")
+    if candidate_steps is not None and len(out) > 1:
+        search.follow(search.inside(_lattice_axes(query, candidate_steps)), "candidates")
 
 
 def write(out: torch.Tensor, flat: torch.Tensor, values: torch.Tensor) -> None:
     """Writes values `[N, R]` into a volume `[R, H, W, D]` at flat indices `[N]`."""
-    out.view(len(out), -1)[:, flat] = values.T
+    out.view(len(out), -1)[:, flat] = values.T.to(out.dtype)
 
 
-def _coarse_axes(query: VolumeQuery, step: int) -> Axes:
-    height, width, depth = (coarse_axis(size, step, query.device) for size in query.shape)
+def _lattice_axes(query: VolumeQuery, steps: Shape) -> Axes:
+    sides = zip(query.shape, steps, strict=True)
+    height, width, depth = (coarse_axis(size, step, query.device) for size, step in sides)
     return height, width, depth
 
 
@@ -99,39 +109,76 @@ def _margins(logits: torch.Tensor, mask: torch.Tensor | None, axes: Axes, thresh
     return result
 
 
-def _follow(query: VolumeQuery, out: torch.Tensor, asked: torch.Tensor, threshold: float) -> None:
-    """Asks about every voxel near a change of any region, until no answer contradicts the volume any more.
+class _Search:
+    """Asks about voxels whose neighbourhood changes, until no answer contradicts the volume any more.
 
-    An unasked voxel off the frontier has a constant neighbourhood. It can cease to be constant only when a neighbour
-    changes, so the unasked neighbours of the changed voxels are exactly the next frontier: the search looks at the
-    whole volume once, then only at the surface.
+    The voxels live in a volume with a rim of one voxel that counts as asked: neighbours need no test for the border.
+
+    Args:
+        query: the item to ask about.
+        out: the volume so far `[R, H, W, D]`, corrected in place.
+        asked: flat indices of the voxels that were asked.
+        threshold: a region holds the voxels strictly above it.
     """
-    shape = query.shape
-    padded = [size + 2 for size in shape]
-    # The volume lies inside a rim of one voxel that counts as asked: neighbours need no test for the border.
-    seen = torch.ones(padded, dtype=torch.bool, device=out.device)
-    seen[1:-1, 1:-1, 1:-1] = False
-    seen_flat, out_flat = seen.view(-1), out.view(len(out), -1)
-    seen_flat[_pad(asked, shape)] = True
-    offsets = neighbour_offsets(padded)
 
-    unasked = ~seen[1:-1, 1:-1, 1:-1]
-    frontier = to_flat((_beside_a_surface(out, threshold) & unasked).nonzero() + 1, padded)
-    del unasked  # as large as the volume, and needed once
-    seen_flat[frontier] = True
-    query.stats.stages[-1].setdefault("surface", 0)
-    while len(frontier):
-        flat = to_flat(to_points(frontier, padded) - 1, shape)
-        guesses, answers = out_flat[:, flat], query(flat, "surface").sigmoid().T
-        out_flat[:, flat] = answers
-        changed = ((guesses > threshold) != (answers > threshold)).any(dim=0)
-        frontier = _claim_neighbours(frontier[changed], seen_flat, offsets)
-        query.stats.rounds[-1] += 1
+    def __init__(self, query: VolumeQuery, out: torch.Tensor, asked: torch.Tensor, threshold: float) -> None:
+        self.query = query
+        self.out = out
+        self.threshold = threshold
+        self.padded = [size + 2 for size in query.shape]
+        self.seen = torch.ones(self.padded, dtype=torch.bool, device=out.device)
+        self.seen[1:-1, 1:-1, 1:-1] = False
+        self.seen.view(-1)[self._pad(asked)] = True
+        self.offsets = neighbour_offsets(self.padded)
 
+    def beside_surfaces(self) -> torch.Tensor:
+        """The unasked voxels whose 3x3x3 neighbourhood is not constant in some region (flat, in the padded volume)."""
+        found = []
+        height = self.query.shape[0]
+        for start in range(0, height, _ROWS_AT_ONCE):  # slab by slab: masks of the whole volume would add up
+            stop = min(start + _ROWS_AT_ONCE, height)
+            low, high = max(start - 1, 0), min(stop + 1, height)
+            beside = _beside_a_surface(self.out[:, low:high], self.threshold)[start - low : stop - low]
+            beside &= ~self.seen[start + 1 : stop + 1, 1:-1, 1:-1]
+            voxels = beside.nonzero() + 1
+            voxels[:, 0] += start
+            found.append(to_flat(voxels, self.padded))
+        return torch.cat(found)
 
-def _pad(flat: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """Flat indices of the same voxels in the volume with a rim of one voxel."""
-    return to_flat(to_points(flat, shape) + 1, [size + 2 for size in shape])
+    def inside(self, axes: Axes) -> torch.Tensor:
+        """The unasked points of a lattice that lie in the outermost region (flat, in the padded volume)."""
+        at_points = self.out[0]
+        for axis, indices in enumerate(axes):
+            at_points = at_points.index_select(axis, indices)
+        points = self._pad(flat_of_lattice(axes, at_points > self.threshold, self.query.shape))
+        return points[~self.seen.view(-1)[points]]
+
+    def follow(self, frontier: torch.Tensor, stage: str) -> None:
+        """Asks about voxels, then about the neighbours of those that changed, and so on.
+
+        An unasked voxel off the frontier has a constant neighbourhood. It can cease to be constant only when a
+        neighbour changes, so the unasked neighbours of the changed voxels are exactly the next frontier: the search
+        looks at the whole volume once, then only at the surface.
+
+        Args:
+            frontier: unasked voxels (flat, in the padded volume).
+            stage: the name under which they are counted; their neighbours count as "surface".
+        """
+        seen, out = self.seen.view(-1), self.out.view(len(self.out), -1)
+        seen[frontier] = True
+        self.query.stats.stages[-1].setdefault("surface", 0)
+        while len(frontier):
+            flat = to_flat(to_points(frontier, self.padded) - 1, self.query.shape)
+            guesses, answers = out[:, flat], self.query(flat, stage).sigmoid().T.to(out.dtype)
+            out[:, flat] = answers
+            changed = ((guesses > self.threshold) != (answers > self.threshold)).any(dim=0)
+            frontier = _claim_neighbours(frontier[changed], seen, self.offsets)
+            self.query.stats.rounds[-1] += 1
+            stage = "surface"
+
+    def _pad(self, flat: torch.Tensor) -> torch.Tensor:
+        """Flat indices of the same voxels in the volume with a rim of one voxel."""
+        return to_flat(to_points(flat, self.query.shape) + 1, self.padded)
 
 
 def _claim_neighbours(changed: torch.Tensor, seen: torch.Tensor, offsets: list[int]) -> torch.Tensor:

@@ -115,13 +115,22 @@ def wrong_components(result: np.ndarray, dense: np.ndarray, asked: np.ndarray) -
     step=st.integers(1, 6),
     threshold=st.sampled_from([0.2, 0.5, 0.9]),
     prior=st.sampled_from(["none", "union", "restrict"]),
+    candidate_step=st.sampled_from([None, 1, 2]),
 )
 def test_every_component_with_an_asked_voxel_equals_dense(
-    seed: int, shape: tuple[int, int, int], smoothness: float, regions: int, step: int, threshold: float, prior: str
+    seed: int,
+    shape: tuple[int, int, int],
+    smoothness: float,
+    regions: int,
+    step: int,
+    threshold: float,
+    prior: str,
+    candidate_step: int | None,
 ) -> None:
     field = random_field(seed, shape, smoothness, regions=regions)
     segmentation = random_field(seed + 1, (3, 2, 4), 0, regions=regions)
-    result, network, _ = run(field, segmentation, coarse_step=step, threshold=threshold, prior=prior)
+    keys = {"coarse_step": step, "candidate_step": candidate_step, "threshold": threshold, "prior": prior}
+    result, network, _ = run(field, segmentation, **keys)
     asked = network.asked().numpy() > 0 if network.calls else np.zeros(shape, dtype=bool)
     dense = field.sigmoid() > threshold
     for r in range(regions):
@@ -540,3 +549,69 @@ def test_fine_segmentation_keeps_single_voxels() -> None:
     segmentation[0, 13, 14, 15] = 1.0
     axes = tuple(coarse_axis(n, 4, torch.device("cpu")) for n in (32, 32, 32))
     assert sample_segmentation(segmentation, axes, (32, 32, 32)).max() > 0.5  # type: ignore[arg-type]
+
+
+# candidates, steps in millimetres, half precision
+
+
+def organ_with_lesion(lesion_radius: float, shape: tuple[int, int, int] = (40, 40, 40)) -> torch.Tensor:
+    """Logits `[1, 2, H, W, D]`: an organ, and a lesion in it that falls between the points of a lattice of step 8."""
+    return torch.cat([signed_ball(shape, (20, 20, 20), 15), signed_ball(shape, (20, 20, 20), lesion_radius)], dim=1)
+
+
+def test_a_small_lesion_between_the_lattice_points_is_found_among_the_candidates() -> None:
+    field = organ_with_lesion(2.5)
+    without, _, _ = run(field, coarse_step=8)
+    result, network, inferer = run(field, coarse_step=8, candidate_step=2)
+    assert (without[0, 1] > 0.5).sum() == 0
+    assert torch.equal(result > 0.5, field > 0)
+    assert inferer.stats.queries_per_stage["candidates"] > 0
+    assert network.asked().max() == 1
+
+
+def test_candidates_lie_in_the_outermost_region_alone() -> None:
+    field = organ_with_lesion(0.4)  # no voxel of a lesion is found, so that all further questions are candidates
+    _, plain, _ = run(field, coarse_step=8)
+    _, network, inferer = run(field, coarse_step=8, candidate_step=3)
+    further = network.asked() - plain.asked()
+    assert further.sum() == inferer.stats.queries_per_stage["candidates"]
+    assert (field[0, 0][further > 0] > 0).all()
+
+
+def test_one_region_has_no_candidates() -> None:
+    _, _, inferer = run(organ_with_lesion(2.5)[:, :1], coarse_step=8, candidate_step=2)
+    assert "candidates" not in inferer.stats.queries_per_stage
+
+
+def test_steps_in_millimetres_are_whole_voxels_along_each_axis() -> None:
+    field = torch.full((1, 1, 17, 33, 9), -5.0)
+    image = MetaTensor(image_for(field), affine=torch.diag(torch.tensor([2.0, 0.5, 9.0, 1.0])))
+    network, inferer = FieldNetwork(field), OccupancyInferer(coarse_step=4, step_unit="mm")
+    inferer(image, network)
+    expected = torch.zeros(17, 33, 9, dtype=torch.int64)
+    expected[::2, ::8, :] = 1
+    assert torch.equal(network.asked(), expected)
+
+
+@pytest.mark.parametrize("mode", ["surface", "published", "dense"])
+def test_half_precision_results_hold_the_same_regions(mode: str) -> None:
+    field = random_field(3, (21, 18, 24), 2.0, regions=2)
+    full, _, _ = run(field, mode=mode)
+    half, _, _ = run(field, mode=mode, output_dtype=torch.float16)
+    assert half.dtype == torch.float16
+    assert ((half > 0.5) != (full > 0.5)).sum() <= (full - 0.5).abs().lt(3e-4).sum()
+    torch.testing.assert_close(half.float(), full, atol=3e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"coarse_step": 1.5}, "coarse_step is 1.5; expected a whole number"),
+        ({"candidate_step": 0}, "candidate_step is 0; expected a whole number"),
+        ({"coarse_step": -1, "step_unit": "mm"}, "coarse_step is -1; expected a length above 0 in mm"),
+        ({"step_unit": "cm"}, "step_unit is 'cm'; expected one of voxel, mm"),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(keys: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        OccupancyInferer(**keys)
