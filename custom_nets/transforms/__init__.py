@@ -24,6 +24,7 @@ from custom_nets.transforms.regions import (
     RegionsToLabelsd,
 )
 from custom_nets.transforms.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 from custom_nets.transforms.volumes import SaveRegionVolumesd
 
@@ -49,6 +50,7 @@ __all__ = [
     "RegionsToLabels",
     "RegionsToLabelsd",
     "ReloadCased",
+    "ResampleSpacingd",
     "SamplePoints",
     "SamplePointsd",
     "SaveMapsd",

@@ -16,25 +16,26 @@ from scipy import ndimage
 class BorderMap(Transform):
     """Marks the voxels near the surface of a region.
 
-    A voxel is border when a voxel with a non-zero Sobel response lies within `radius` of it (Chebyshev distance); the
-    border of several regions is the union of theirs.
+    A voxel is border when a voxel with a non-zero Sobel response lies within `radius` of it (Chebyshev distance).
 
     Args:
         radius: in voxels; 6 as published.
+        per_region: whether each region keeps a border of its own; else there is one, the union of theirs.
 
-    Shapes: regions `[R, H, W, D]` to a boolean `[1, H, W, D]`.
+    Shapes: regions `[R, H, W, D]` to a boolean `[1, H, W, D]`, per region `[R, H, W, D]`.
     Source: the preparation script of the published OSS-Net (Sobel magnitude, then a 13x13x13 dilation).
     """
 
-    def __init__(self, radius: int = 6) -> None:
+    def __init__(self, radius: int = 6, per_region: bool = False) -> None:
         self.radius = radius
+        self.per_region = per_region
 
     def __call__(self, regions: NdarrayOrTensor) -> torch.Tensor:
         array = convert_to_numpy(regions) > 0
-        border = np.zeros(array.shape[1:], dtype=bool)
-        for region in array:
-            self._mark(region, border)
-        return torch.from_numpy(border[None])
+        border = np.zeros((len(array) if self.per_region else 1, *array.shape[1:]), dtype=bool)
+        for index, region in enumerate(array):
+            self._mark(region, border[index if self.per_region else 0])
+        return torch.from_numpy(border)
 
     def _mark(self, region: np.ndarray, border: np.ndarray) -> None:
         """Adds the border of one region, working inside its bounding box alone."""
@@ -62,7 +63,9 @@ class SamplePoints(Randomizable, Transform):
     Args:
         num_points: points that are to be answered a call, N.
         border_balance: share of border points, drawn without replacement; 0 is uniform sampling (published for BraTS),
-            0.5 is published for LiTS. Where there are fewer border voxels all are taken, and the rest is uniform.
+            0.5 is published for LiTS. Where there are fewer border voxels all are taken, and the rest is uniform. Of a
+            map with a border for each region, each that has one gives the same number: by its own size, that of a small
+            tumour would give next to none.
         uncertain_share: share of points left to the network, which keeps those it is least certain about. For each,
             `oversampling` uniform candidates are drawn; they come last.
         oversampling: candidates for each of these points; 3 in PointRend.
@@ -97,7 +100,7 @@ class SamplePoints(Randomizable, Transform):
 
         Args:
             shape: of the volume, `(H, W, D)`.
-            border: border map `[1, H, W, D]`; None when there is none.
+            border: border map `[1, H, W, D]`, or one for each region `[R, H, W, D]`; None when there is none.
 
         Returns:
             Integer voxel indices `[N, 3]`, shuffled; with candidates `[N + (oversampling - 1) * uncertain, 3]`, of
@@ -106,9 +109,7 @@ class SamplePoints(Randomizable, Transform):
         chosen = np.empty(0, dtype=np.int64)
         wanted = int(self.num_points * self.border_balance)
         if wanted and border is not None:
-            chosen = np.flatnonzero(convert_to_numpy(border))
-            if len(chosen) > wanted:
-                chosen = self.R.choice(chosen, wanted, replace=False)
+            chosen = self._near_borders(convert_to_numpy(border), wanted)
         fixed = self.num_points - self.num_uncertain
         voxels = int(np.prod(shape))
         flat = np.concatenate([chosen, self.R.randint(0, voxels, size=fixed - len(chosen), dtype=np.int64)])
@@ -116,6 +117,13 @@ class SamplePoints(Randomizable, Transform):
         if self.num_candidates:
             flat = np.concatenate([flat, self.R.randint(0, voxels, size=self.num_candidates, dtype=np.int64)])
         return torch.from_numpy(np.stack(np.unravel_index(flat, tuple(shape)), axis=-1))
+
+    def _near_borders(self, border: np.ndarray, wanted: int) -> np.ndarray:
+        """Draws flat indices of border voxels, in equal numbers for each region that has a border."""
+        voxels = [indices for indices in map(np.flatnonzero, border) if len(indices)]
+        share = wanted // max(len(voxels), 1)
+        parts = [self.R.choice(own, share, replace=False) if len(own) > share else own for own in voxels]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 class BorderMapd(MapTransform):
@@ -127,10 +135,11 @@ class BorderMapd(MapTransform):
         border_key: str = "border",
         radius: int = 6,
         allow_missing_keys: bool = False,
+        per_region: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.border_key = border_key
-        self.border_map = BorderMap(radius)
+        self.border_map = BorderMap(radius, per_region)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
@@ -183,17 +192,39 @@ class SamplePointsd(Randomizable, MapTransform):
 
 
 class AuxiliaryTargetd(MapTransform):
-    """Max-pools regions `[R, H, W, D]` to the grid of the auxiliary segmentation: `auxiliary_target` `[R, *size]`."""
+    """Max-pools regions `[R, H, W, D]` for the auxiliary segmentation: `auxiliary_target` `[R, h, w, d]`.
+
+    `OccupancyLoss` pools it further to the grid of the network's auxiliary logits.
+
+    Args:
+        keys: the dense regions.
+        size: the target's grid; None: as `cell` makes it.
+        cell: voxels a side that become one of the target, for images of varying size.
+        allow_missing_keys: whether an item may lack the regions.
+
+    Raises: ValueError unless just one of `size` and `cell` is given.
+    """
 
     def __init__(
-        self, keys: KeysCollection = "label", size: Sequence[int] = (8, 8, 5), allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection = "label",
+        size: Sequence[int] | None = None,
+        allow_missing_keys: bool = False,
+        cell: int | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.size = tuple(size)
+        if (size is None) == (cell is None):
+            msg = f"give either size or cell, got size={size} and cell={cell}"
+            raise ValueError(msg)
+        self.size = None if size is None else tuple(size)
+        self.cell = cell
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             regions = convert_to_tensor(item[key], track_meta=False).float()
-            item["auxiliary_target"] = torch.nn.functional.adaptive_max_pool3d(regions, self.size)
+            if self.cell is None:
+                item["auxiliary_target"] = torch.nn.functional.adaptive_max_pool3d(regions, self.size)
+            else:
+                item["auxiliary_target"] = torch.nn.functional.max_pool3d(regions, self.cell, ceil_mode=True)
         return item

@@ -130,3 +130,47 @@ def test_candidates_come_last():
     assert points.shape == (70 + 4 * 30, 3)
     assert (points[:70, 0] < 10).all()
     assert (points[70:, 0] >= 10).any()
+
+
+def two_regions():
+    """A large region and a small one in it `[2, 40, 40, 40]`."""
+    regions = torch.zeros(2, 40, 40, 40, dtype=torch.uint8)
+    regions[0, 8:32, 8:32, 8:32] = 1
+    regions[1, 18:21, 18:21, 18:21] = 1
+    return regions
+
+
+def test_each_region_may_keep_its_own_border():
+    regions = two_regions()
+    both = BorderMap(radius=2, per_region=True)(regions)
+    for index in range(2):
+        assert torch.equal(both[index : index + 1], BorderMap(radius=2)(regions[index : index + 1]))
+
+
+def test_a_small_region_gives_as_many_border_points_as_a_large_one():
+    border = BorderMapd(radius=2, per_region=True)({"label": two_regions()})["border"]
+    points = SamplePoints(400, border_balance=0.5).set_random_state(0)((40, 40, 40), border)
+    near = border[1][tuple(points.T)].sum().item()
+    assert 100 <= near <= 105  # the share, and what uniform points happen to hit
+
+
+def test_a_region_without_voxels_leaves_its_share_to_the_others():
+    regions = two_regions()
+    regions[1] = 0
+    border = BorderMap(radius=2, per_region=True)(regions)
+    points = SamplePoints(400, border_balance=0.5).set_random_state(0)((40, 40, 40), border)
+    assert border[0][tuple(points.T)].sum().item() >= 200
+
+
+def test_auxiliary_cells_of_a_fixed_size_follow_the_image():
+    label = torch.zeros(1, 9, 8, 5)
+    label[0, 8, 7, 4] = 1
+    target = AuxiliaryTargetd(cell=4)({"label": label})["auxiliary_target"]
+    assert target.shape == (1, 3, 2, 2)
+    assert target.sum() == target[0, 2, 1, 1] == 1
+
+
+@pytest.mark.parametrize("keys", [{}, {"size": (2, 2, 2), "cell": 4}])
+def test_the_auxiliary_target_has_one_kind_of_size(keys):
+    with pytest.raises(ValueError, match="give either size or cell"):
+        AuxiliaryTargetd(**keys)
