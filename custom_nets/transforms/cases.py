@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
 from monai.transforms import LoadImaged, MapTransform
-from monai.utils import MetaKeys, ensure_tuple
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from custom_nets.errors import InputError
+from custom_nets.transforms.dicom import is_dicom_folder, read_dicom
 from custom_nets.transforms.headers import (
     AFFINE_TOLERANCE,
+    VolumeHeader,
     check_same_grid,
     read_header,
     read_voxels,
@@ -32,6 +35,8 @@ An absent file is an empty name in it."""
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
 
+_PART = 1 << 22
+
 
 class _CaseReader(NibabelReader):
     """Reads the files of one image; its errors name case and file.
@@ -39,9 +44,10 @@ class _CaseReader(NibabelReader):
     One reader serves one call: MONAI's readers keep the file names of the last call, so that threads mix them up.
     """
 
-    def __init__(self, case: str) -> None:
+    def __init__(self, case: str, label: bool = False) -> None:
         super().__init__(squeeze_non_spatial_dims=True)
         self.case = case
+        self.label = label
         self.affine: np.ndarray = np.eye(4)
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
@@ -56,7 +62,35 @@ class _CaseReader(NibabelReader):
         return self.affine.copy()
 
     def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
-        return read_voxels(filename, self.case)
+        scaled = (img.dataobj.slope, img.dataobj.inter) != (1, 0)
+        whole = self.label and not scaled and np.can_cast(img.dataobj.dtype, np.int16)
+        return read_voxels(filename, self.case, np.int16 if whole else np.float32)
+
+
+class _DicomReader(ImageReader):
+    """Reads one DICOM series folder of CT into what `NibabelReader` makes of the same volume as NIfTI.
+
+    MONAI's `ITKReader` takes one of several series, and bridges a gap between slices, without an error.
+    """
+
+    def __init__(self, case: str) -> None:
+        self.case = case
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return is_dicom_folder(ensure_tuple(filename)[0])
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[VolumeHeader, np.ndarray]:
+        return read_dicom(ensure_tuple(data)[0], self.case, np.float32)
+
+    def get_data(self, img: tuple[VolumeHeader, np.ndarray]) -> tuple[np.ndarray, dict]:
+        header, voxels = img
+        return voxels, {
+            MetaKeys.AFFINE: header.affine,
+            MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.array(header.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        }
 
 
 class LoadCased(LoadImaged):
@@ -64,8 +98,9 @@ class LoadCased(LoadImaged):
 
     An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
     becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
-    be any); grid and meta data are those of the other files. A label map becomes `int16 [1, H, W, D]`, also where the
-    file holds floats with whole values.
+    be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs itk) becomes
+    `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file holds
+    floats with whole values.
     The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
 
     Args:
@@ -85,7 +120,7 @@ class LoadCased(LoadImaged):
             reader="NibabelReader",
             ensure_channel_first=True,
             allow_missing_keys=allow_missing_keys,
-            dtype=np.float32,
+            dtype=None,  # the readers below give float32, and small labels without a detour
         )
         self.label_keys = ensure_tuple(label_keys)
 
@@ -94,11 +129,11 @@ class LoadCased(LoadImaged):
 
         Args:
             data: file names by key.
-            reader: replaces the NIfTI reader.
+            reader: replaces the readers of NIfTI and DICOM.
 
         Raises:
             InputError: when a file is absent, unreadable or cut short, the files of an image lie on different grids, a
-                label map holds fractions, or no file is named at all.
+                label map holds fractions, a folder is no single series of CT, or no file is named at all.
         """
         item = dict(data)
         for key in self.key_iterator(item):
@@ -108,17 +143,34 @@ class LoadCased(LoadImaged):
                 case = item.get("case", "without a name")
                 msg = f"case {case}: '{key}' names no file; expected at least one, give the files"
                 raise InputError(msg)
-            item.setdefault("case", case_of_files(files))
+            item.setdefault("case", _case_of(files))
             case = str(item["case"])
-            volume = self._loader(files, reader or _CaseReader(case))
+            is_label = key in self.label_keys
+            volume = self._loader(files, reader or _reader(files, case, is_label))
             if len(files) < len(names):
                 volume = _with_absent(volume, names, where(case, files[0]))
-            if key in self.label_keys:
-                volume = _whole_numbers(volume, where(case, files[0]))
+            volume = _whole_numbers(volume, where(case, files[0])) if is_label else volume.to(torch.float32)
             if isinstance(volume, MetaTensor):
                 volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(name or "" for name in names)})
             item[key] = volume
         return item
+
+
+def _case_of(files: Sequence[str]) -> str:
+    """Returns the case that files, or one folder, belong to."""
+    return Path(os.path.abspath(files[0])).name if Path(files[0]).is_dir() else case_of_files(files)
+
+
+def _reader(files: Sequence[str], case: str, is_label: bool) -> ImageReader:
+    """Returns what reads the files of one image, or the folder of one CT series."""
+    folders = [file for file in files if Path(file).expanduser().is_dir()]
+    if not folders:
+        return _CaseReader(case, is_label)
+    if is_label or len(files) > 1:
+        wanted = "a label map is one NIfTI file" if is_label else "a DICOM series is the only channel of its image"
+        msg = f"case {case}, folder {folders[0]}: found a folder, but {wanted}; give files"
+        raise InputError(msg)
+    return _DicomReader(case)
 
 
 def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) -> torch.Tensor:
@@ -139,19 +191,28 @@ def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) 
 def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
     """Returns the label map as int16."""
     values = label.as_tensor() if isinstance(label, MetaTensor) else label
-    rounded = values.round()
-    fractions = ~((values - rounded).abs() <= WHOLE_NUMBER_TOLERANCE)  # written so that NaN counts as a fraction
-    if fractions.any():
-        example = values[fractions][0].item()
+    if values.dtype == torch.int16:
+        return label
+    whole = torch.empty(values.shape, dtype=torch.int16)
+    fractions, example, largest = 0, 0.0, 0.0
+    for part, target in zip(values.reshape(-1).split(_PART), whole.view(-1).split(_PART), strict=True):
+        part = part.to(torch.float32)
+        rounded = part.round()
+        fraction = ~((part - rounded).abs() <= WHOLE_NUMBER_TOLERANCE)  # written so that NaN counts as a fraction
+        if fraction.any():
+            example = example if fractions else part[fraction][0].item()
+            fractions += int(fraction.sum())
+        largest = max(largest, part.abs().max().item())
+        target.copy_(rounded)
+    if fractions:
         msg = (
-            f"{place}: a label map holds whole numbers, this one holds {example:g} (in {int(fractions.sum())} voxels); "
+            f"{place}: a label map holds whole numbers, this one holds {example:g} (in {fractions} voxels); "
             "resample labels with nearest neighbours, or give the right file"
         )
         raise InputError(msg)
-    if values.numel() and values.abs().max() > torch.iinfo(torch.int16).max:
-        msg = f"{place}: label number {values.abs().max().item():g} is no label number; give the right file"
+    if largest > torch.iinfo(torch.int16).max:
+        msg = f"{place}: label number {largest:g} is no label number; give the right file"
         raise InputError(msg)
-    whole = rounded.to(torch.int16)
     return MetaTensor(whole, meta=label.meta) if isinstance(label, MetaTensor) else whole
 
 
@@ -259,7 +320,7 @@ class CheckCased(MapTransform):
         for key in present:
             files = [file for file in files_of(item[key]) if file is not None]
             if files:
-                item.setdefault("case", case_of_files(files))
+                item.setdefault("case", _case_of(files))
             if key in self.label_keys:
                 self._check_label(item, key)
             else:

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import DTypeLike
 
 from custom_nets.errors import InputError
 
@@ -24,6 +25,7 @@ READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, Header
 """What nibabel raises on a file that it cannot read."""
 
 _CHUNK = 1 << 20
+_SLAB_VOXELS = 1 << 23
 
 
 class VolumeHeader(NamedTuple):
@@ -33,11 +35,13 @@ class VolumeHeader(NamedTuple):
         path: the file.
         shape: `(x, y, z)` or `(x, y, z, channels)`; other axes of length 1 are left out.
         affine: voxel indices to millimetres `[4, 4]`.
+        dtype: of the voxels as stored; None where the reader does not tell.
     """
 
     path: str
     shape: tuple[int, ...]
     affine: np.ndarray
+    dtype: np.dtype | None = None
 
 
 def where(case: str, path: str | os.PathLike) -> str:
@@ -88,25 +92,46 @@ def read_header(path: str | os.PathLike, case: str) -> VolumeHeader:
         place = where(case, path)
         msg = f"{place}: unusable affine {affine.tolist()} (singular or NaN); repair the header's sform or qform"
         raise InputError(msg)
-    return VolumeHeader(str(path), shape, affine)
+    return VolumeHeader(str(path), shape, affine, proxy.dtype)
 
 
-def read_voxels(path: str | os.PathLike, case: str) -> np.ndarray:
+def read_voxels(path: str | os.PathLike, case: str, dtype: DTypeLike | None = None) -> np.ndarray:
     """Reads the voxels of a NIfTI file, scaled as its header says, in the file's shape.
 
     Unlike nibabel and MONAI, which stop before the end of a gzip file, this checks its checksum: a damaged file can
     unpack into wrong voxels without any other sign.
+
+    Args:
+        path: a `.nii` or `.nii.gz` file.
+        case: the case that messages name.
+        dtype: type of the voxels, converted slab by slab into an array in C order, so that no second volume is held;
+            None takes what nibabel gives (float64 where the header scales).
 
     Raises:
         InputError: when the file is unreadable or damaged.
     """
     try:
         image: Any = nib.load(path)
-        if str(path).lower().endswith(".gz"):
-            image = type(image).from_bytes(gzip.decompress(Path(path).read_bytes()))
-        return np.asanyarray(image.dataobj)
+        if not str(path).lower().endswith(".gz"):
+            return _voxels(image.dataobj, dtype)
+        with gzip.open(path, "rb") as file:
+            voxels = _voxels(type(image).from_stream(file).dataobj, dtype)
+            while file.read(_CHUNK):  # the checksum is behind the last byte
+                pass
+        return voxels
     except READ_ERRORS as error:
         raise unreadable(case, path, error) from error
+
+
+def _voxels(proxy: Any, dtype: DTypeLike | None) -> np.ndarray:
+    """Returns the scaled voxels of a file."""
+    if dtype is None:
+        return np.asanyarray(proxy)
+    voxels = np.empty(proxy.shape, dtype)
+    step = max(1, _SLAB_VOXELS // math.prod(proxy.shape[:-1]))
+    for start in range(0, proxy.shape[-1], step):
+        voxels[..., start : start + step] = proxy[..., start : start + step]
+    return voxels
 
 
 def _bytes_held(path: str | os.PathLike, promised: int) -> int:

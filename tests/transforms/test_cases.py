@@ -75,6 +75,17 @@ class TestLoadImage:
         assert {key for key in theirs.meta if key not in ours.meta} == set()
         torch.testing.assert_close(ours.as_tensor(), theirs.as_tensor())
 
+    @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+    def test_scaled_file_read_in_slabs(self, tmp_path, volumes, monkeypatch, suffix):
+        monkeypatch.setattr("custom_nets.transforms.headers._SLAB_VOXELS", 61)
+        path = tmp_path / f"A{suffix}"
+        scaled = nib.Nifti1Image(volumes[0], np.eye(4))
+        scaled.header.set_slope_inter(0.5, -1024)
+        nib.save(scaled, path)
+        stored = np.asarray(nib.load(path).dataobj.get_unscaled(), np.float64)
+        expected = (stored * 0.5 - 1024).astype(np.float32)
+        np.testing.assert_array_equal(LoadCased("image")({"image": path})["image"][0], expected)
+
     def test_threads_do_not_mix_up_files(self, files, label, volumes):
         load = LoadCased()
         items = [{"image": files, "label": label}] * 40
@@ -158,6 +169,28 @@ class TestLoadLabel:
     def test_keeps_its_meta_data(self, label):
         read = LoadCased("label")({"label": label})["label"]
         assert read.affine[0, 0] == -1
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32])
+    def test_same_numbers_from_any_type(self, tmp_path, volumes, dtype):
+        labels = volumes[0] % 5
+        path = save(tmp_path / "A_seg.nii.gz", labels.astype(dtype))
+        np.testing.assert_array_equal(LoadCased("label")({"label": path})["label"][0], labels)
+
+    def test_scaled_label_map(self, tmp_path):
+        path = tmp_path / "A_seg.nii.gz"
+        scaled = nib.Nifti1Image(np.full(SHAPE, 4, np.int16), np.eye(4))
+        scaled.header.set_slope_inter(2, 1)
+        nib.save(scaled, path)
+        stored = int(nib.load(path).dataobj.get_unscaled()[0, 0, 0])
+        assert LoadCased("label")({"label": path})["label"].unique().tolist() == [stored * 2 + 1]
+
+    def test_parts_are_checked_together(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("custom_nets.transforms.cases._PART", 7)
+        voxels = np.zeros(SHAPE)
+        voxels[0, 0, 3], voxels[-1, -1, -1] = 0.25, 0.75
+        path = save(tmp_path / "A_seg.nii.gz", voxels)
+        with pytest.raises(InputError, match=r"this one holds 0.25 \(in 2 voxels\)"):
+            LoadCased("label")({"label": path})
 
     @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
     def test_fractions_are_an_error(self, tmp_path, value):
