@@ -3,7 +3,15 @@
 from custom_nets.transforms.bias_field import CorrectBiasField, CorrectBiasFieldd
 from custom_nets.transforms.case_files import case_name
 from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
-from custom_nets.transforms.cleaning import DropSmallRegion, DropSmallRegiond, FillRegionHoles, FillRegionHolesd
+from custom_nets.transforms.cleaning import (
+    DropSmallRegion,
+    DropSmallRegiond,
+    FillRegionHoles,
+    FillRegionHolesd,
+    KeepLargestRegion,
+    KeepLargestRegiond,
+)
+from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd
 from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.occupancy import (
     AuxiliaryTargetd,
@@ -41,6 +49,8 @@ __all__ = [
     "DropSmallRegiond",
     "FillRegionHoles",
     "FillRegionHolesd",
+    "KeepLargestRegion",
+    "KeepLargestRegiond",
     "LabelScheme",
     "LabelsToRegions",
     "LabelsToRegionsd",
@@ -59,6 +69,8 @@ __all__ = [
     "SaveRegionVolumesd",
     "SaveResultsd",
     "SplitSpreadd",
+    "WindowHounsfield",
+    "WindowHounsfieldd",
     "case_name",
     "region_mesh",
 ]

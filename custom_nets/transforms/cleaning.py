@@ -1,50 +1,52 @@
-"""Cleaning of predicted regions: holes are filled, a region too small to be believed is dropped."""
+"""Cleaning of predicted regions: holes filled, a region too small to be believed and stray parts dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_numpy, ensure_tuple
+from monai.utils import ensure_tuple
 from scipy import ndimage
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.meshes import affine_of, bounding_box
-from custom_nets.transforms.volumes import voxel_millilitres
+from custom_nets.transforms.meshes import affine_of, as_array, region_in_box
+from custom_nets.transforms.regions import check_names
+from custom_nets.transforms.volumes import label_parts, voxel_millilitres
 
 _ROUNDING = 1e-5
 """Relative error of a volume that the float32 affine of a turned grid may cause."""
 
 
-def _check_names(names: Sequence[str], regions: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in regions]
-    if unknown:
-        msg = f"region '{unknown[0]}' is unknown; expected any of {', '.join(regions)}"
-        raise InputError(msg)
-
-
-def _masks(regions: torch.Tensor, names: Sequence[str], threshold: float, source: str) -> np.ndarray:
-    """Returns regions `[R, H, W, D]` as booleans, after checking that they are as many as their names."""
+def _check_channels(regions: torch.Tensor, names: Sequence[str], source: str) -> None:
+    """Checks that regions `[R, H, W, D]` are as many as their names."""
     if regions.ndim != 4 or len(regions) != len(names):
         msg = (
             f"{source} has shape {tuple(regions.shape)}; expected [{len(names)}, H, W, D], one channel for each of the "
             f"regions {', '.join(names)}: name as many regions as there are channels"
         )
         raise InputError(msg)
-    return convert_to_numpy(regions) > threshold
 
 
-def _holes(mask: np.ndarray) -> np.ndarray:
-    """Returns the background voxels that no path along faces joins to the border of the volume `[H, W, D]`."""
-    holes = np.zeros_like(mask)
-    box = bounding_box(mask)
-    if box is not None:
-        holes[box] = ndimage.binary_fill_holes(mask[box]) & ~mask[box]
-    return holes
+def _write(channels: torch.Tensor, box: tuple[slice, ...], mask: np.ndarray, value: int) -> None:
+    """Writes a value into all channels `[R, H, W, D]` where a mask `[h, w, d]` of a box is True."""
+    place = (slice(None), *box)
+    channels.as_subclass(torch.Tensor)[place].masked_fill_(torch.from_numpy(mask).to(channels.device), value)
+
+
+class _Cleand(MapTransform):
+    """Applies `self.cleaner` to its keys."""
+
+    cleaner: Callable[[torch.Tensor, str], torch.Tensor]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.cleaner(item[key], f"case {item.get('case', 'without a name')}: '{key}'")
+        return item
 
 
 class FillRegionHoles(Transform):
@@ -60,6 +62,7 @@ class FillRegionHoles(Transform):
         regions: name of each channel, outermost first.
         fill: those whose holes are filled.
         threshold: a region holds the voxels above it.
+        in_place: writes into the given tensor and not into a copy.
 
     Raises: InputError when `fill` names no region.
     """
@@ -69,11 +72,13 @@ class FillRegionHoles(Transform):
         regions: Sequence[str] = ("WT", "TC", "ET"),
         fill: Sequence[str] | str = ("WT", "TC"),
         threshold: float = 0.5,
+        in_place: bool = False,
     ) -> None:
         self.regions = tuple(regions)
         self.threshold = threshold
+        self.in_place = in_place
         self.fill = ensure_tuple(fill)
-        _check_names(self.fill, self.regions)
+        check_names(self.fill, self.regions)
 
     def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
         """Fills one prediction.
@@ -85,17 +90,16 @@ class FillRegionHoles(Transform):
         Raises:
             InputError: for another number of channels.
         """
-        masks = _masks(regions, self.regions, self.threshold, source)
-        filled = regions.clone()
-        added = np.zeros(masks.shape[1:], dtype=bool)
-        for index in reversed(range(len(masks))):
+        _check_channels(regions, self.regions, source)
+        filled = regions if self.in_place else regions.clone()
+        for index in reversed(range(len(self.regions))):
             if self.regions[index] in self.fill:
-                added |= _holes(masks[index])
-            filled[index, torch.from_numpy(added).to(filled.device)] = 1
+                mask, box = region_in_box(as_array(filled[index]), self.threshold)
+                _write(filled[: index + 1], box, ndimage.binary_fill_holes(mask) & ~mask, 1)
         return filled
 
 
-class FillRegionHolesd(MapTransform):
+class FillRegionHolesd(_Cleand):
     """Dictionary form of `FillRegionHoles`."""
 
     def __init__(
@@ -105,15 +109,10 @@ class FillRegionHolesd(MapTransform):
         fill: Sequence[str] | str = ("WT", "TC"),
         threshold: float = 0.5,
         allow_missing_keys: bool = False,
+        in_place: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.filler = FillRegionHoles(regions, fill, threshold)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.filler(item[key], f"case {item.get('case', 'without a name')}: '{key}'")
-        return item
+        self.cleaner = FillRegionHoles(regions, fill, threshold, in_place)
 
 
 class DropSmallRegion(Transform):
@@ -142,7 +141,7 @@ class DropSmallRegion(Transform):
     ) -> None:
         self.regions = tuple(regions)
         self.threshold = threshold
-        _check_names([region], self.regions)
+        check_names([region], self.regions)
         if not min_ml >= 0:
             msg = f"min_ml is {min_ml}; expected a volume in millilitres, 0 to drop nothing"
             raise InputError(msg)
@@ -160,15 +159,15 @@ class DropSmallRegion(Transform):
             InputError: for a tensor without affine, or another number of channels.
         """
         affine = affine_of(regions, self.regions, source)
-        masks = _masks(regions, self.regions, self.threshold, source)
         index = self.regions.index(self.region)
         kept = regions.clone()
-        if np.count_nonzero(masks[index]) * voxel_millilitres(affine) < self.min_ml * (1 - _ROUNDING):
+        voxels = np.count_nonzero(region_in_box(as_array(regions[index]), self.threshold)[0])
+        if voxels * voxel_millilitres(affine) < self.min_ml * (1 - _ROUNDING):
             kept[index:] = 0
         return kept
 
 
-class DropSmallRegiond(MapTransform):
+class DropSmallRegiond(_Cleand):
     """Dictionary form of `DropSmallRegion`."""
 
     def __init__(
@@ -181,10 +180,70 @@ class DropSmallRegiond(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.dropper = DropSmallRegion(regions, region, min_ml, threshold)
+        self.cleaner = DropSmallRegion(regions, region, min_ml, threshold)
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item[key] = self.dropper(item[key], f"case {item.get('case', 'without a name')}: '{key}'")
-        return item
+
+class KeepLargestRegion(Transform):
+    """Keeps the largest connected part of a region of nested regions `[R, H, W, D]`, probabilities or binary.
+
+    The voxels of its other parts become 0, in the inner regions too: a false liver elsewhere in the body goes with its
+    tumours. The largest has the most voxels; voxels that share a corner are connected. Nothing happens where there is
+    one part. What lies below the threshold stays, so that the surface of the kept part stays as smooth as it was.
+    Type, device and metadata stay.
+
+    Args:
+        regions: name of each channel, outermost first.
+        region: the one whose largest part is kept.
+        threshold: a region holds the voxels above it.
+        in_place: writes into the given tensor and not into a copy.
+
+    Raises: InputError when `region` is no region.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[str] = ("liver", "tumour"),
+        region: str = "liver",
+        threshold: float = 0.5,
+        in_place: bool = False,
+    ) -> None:
+        self.regions = tuple(regions)
+        check_names([region], self.regions)
+        self.region = region
+        self.threshold = threshold
+        self.in_place = in_place
+
+    def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
+        """Cleans one prediction.
+
+        Args:
+            regions: `[R, H, W, D]`, nested (see `NestRegions`).
+            source: how an error names the tensor.
+
+        Raises:
+            InputError: for another number of channels.
+        """
+        _check_channels(regions, self.regions, source)
+        index = self.regions.index(self.region)
+        kept = regions if self.in_place else regions.clone()
+        mask, box = region_in_box(as_array(regions[index]), self.threshold)
+        parts, sizes = label_parts(mask)
+        if len(sizes) > 1:
+            _write(kept[index:], box, mask & (parts != sizes.argmax() + 1), 0)
+        return kept
+
+
+class KeepLargestRegiond(_Cleand):
+    """Dictionary form of `KeepLargestRegion`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        regions: Sequence[str] = ("liver", "tumour"),
+        region: str = "liver",
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+        in_place: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.cleaner = KeepLargestRegion(regions, region, threshold, in_place)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep, optional_import
+from scipy.special import logit
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.case_files import case_id
@@ -19,7 +21,8 @@ from custom_nets.transforms.mesh_files import WRITERS, write_mesh
 
 Space = Literal["RAS", "LPS"]
 
-_LEAST_PROBABILITY = 1e-6  # what 0 counts as in the logarithm, and 1 less this what 1 does
+_LARGEST_LOGIT = math.log(1e6)
+"""What a probability of 1 counts as, and 0 with the other sign."""
 
 
 def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:
@@ -57,15 +60,43 @@ def case_and_affine(
     return case, affine_of(item[key], regions, f"case {case}: '{key}'")
 
 
-def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, ...] | None:
-    """Returns the slices of the smallest box round the True voxels, `margin` wider; None where there are none."""
-    box = []
-    for axis in range(mask.ndim):
-        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if not len(hits):
-            return None
-        box.append(slice(max(int(hits[0]) - margin, 0), int(hits[-1]) + 1 + margin))
-    return tuple(box)
+def as_array(volume: NdarrayOrTensor) -> np.ndarray:
+    """Returns an array on the memory of a tensor, where that is the CPU's (`convert_to_numpy` copies a turned one)."""
+    return volume.detach().as_subclass(torch.Tensor).cpu().numpy() if isinstance(volume, torch.Tensor) else volume
+
+
+def bounding_box(
+    field: np.ndarray, margin: int = 0, inside: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> tuple[slice, ...] | None:
+    """Returns the slices of the smallest box round what lies inside, `margin` wider; None where nothing does.
+
+    Args:
+        field: a mask, or with `inside` any other array `[H, W, D]`.
+        margin: in voxels; the box ends at the first voxels, but may reach past the last ones.
+        inside: makes a mask of a slice of the field, so that the volume needs none of its size.
+    """
+    first, *others = sorted(range(3), key=lambda axis: -abs(field.strides[axis]))  # as it lies in memory
+    hits = [np.zeros(side, dtype=bool) for side in field.shape]
+    for index, plane in enumerate(field.transpose(first, *others)):
+        mask = inside(plane)
+        hits[first][index] = mask.any()
+        for axis, other in zip(others, (1, 0), strict=True):
+            hits[axis] |= mask.any(axis=other)
+    if not hits[first].any():
+        return None
+    ends = [np.flatnonzero(hit)[[0, -1]].tolist() for hit in hits]
+    return tuple(slice(max(start - margin, 0), last + 1 + margin) for start, last in ends)
+
+
+def region_in_box(field: np.ndarray, threshold: float) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Returns the mask of a region within its bounding box, and the box; both of size 0 for a region without voxels.
+
+    Args:
+        field: probabilities or binary `[H, W, D]`.
+        threshold: the region holds the voxels above it.
+    """
+    box = bounding_box(field, inside=lambda plane: plane > threshold) or (slice(0, 0),) * 3
+    return field[box] > threshold, box
 
 
 def signed_volume(vertices: np.ndarray, triangles: np.ndarray) -> float:
@@ -77,12 +108,6 @@ def signed_volume(vertices: np.ndarray, triangles: np.ndarray) -> float:
     """
     corners = (vertices - vertices.mean(axis=0))[triangles]
     return float(np.einsum("ti,ti->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6)
-
-
-def _logit(probability: np.ndarray) -> np.ndarray:
-    bounded = probability.clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    logit: np.ndarray = np.log(bounded / (1 - bounded))
-    return logit
 
 
 def _surface(margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,15 +148,20 @@ def region_mesh(
     if not 0 < threshold < 1:
         msg = f"threshold {threshold} must lie between 0 and 1: the field is a probability, and 0 outside the volume"
         raise InputError(msg)
-    field = convert_to_numpy(probability)
-    box = bounding_box(field > threshold, margin=1)
+    field = as_array(probability)
+    box = bounding_box(field, margin=1, inside=lambda plane: plane > threshold)
     if box is None:
         return None
-    inside = np.pad(field[box].astype(np.float64), 1)
-    if not np.isfinite(inside).all():
+    cut = field[box]
+    margin = np.zeros([side + 2 for side in cut.shape], dtype=np.float32)
+    margin[1:-1, 1:-1, 1:-1] = cut
+    if not np.isfinite([margin.min(), margin.max()]).all():
         msg = "the probability field holds NaN or infinite values: no surface can be drawn through it"
         raise InputError(msg)
-    vertices, triangles = _surface(_logit(inside) - math.log(threshold / (1 - threshold)))
+    logit(margin.clip(0, 1, out=margin), out=margin)
+    margin.clip(-_LARGEST_LOGIT, _LARGEST_LOGIT, out=margin)
+    margin -= math.log(threshold / (1 - threshold))
+    vertices, triangles = _surface(margin)
     matrix = convert_to_numpy(affine).astype(np.float64)
     world = (vertices - 1 + [part.start for part in box]) @ matrix[:3, :3].T + matrix[:3, 3]
     # The affine may mirror; a closed surface that faces outwards encloses a positive volume.

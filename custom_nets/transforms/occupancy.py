@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,15 +217,16 @@ class AuxiliaryTargetd(MapTransform):
         if (size is None) == (cell is None):
             msg = f"give either size or cell, got size={size} and cell={cell}"
             raise ValueError(msg)
-        self.size = None if size is None else tuple(size)
-        self.cell = cell
+        pooling = torch.nn.functional
+        self.pool = (
+            partial(pooling.max_pool3d, kernel_size=cell, ceil_mode=True)
+            if size is None
+            else partial(pooling.adaptive_max_pool3d, output_size=tuple(size))
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
             regions = convert_to_tensor(item[key], track_meta=False).float()
-            if self.cell is None:
-                item["auxiliary_target"] = torch.nn.functional.adaptive_max_pool3d(regions, self.size)
-            else:
-                item["auxiliary_target"] = torch.nn.functional.max_pool3d(regions, self.cell, ceil_mode=True)
+            item["auxiliary_target"] = self.pool(regions)
         return item

@@ -17,6 +17,7 @@ from custom_nets.files import atomic_file
 from custom_nets.transforms.case_files import case_id
 from custom_nets.transforms.meshes import affine_of
 from custom_nets.transforms.overlay_figure import draw_overlay
+from custom_nets.transforms.regions import check_names
 
 
 class SaveOverlayd(Transform):
@@ -38,6 +39,7 @@ class SaveOverlayd(Transform):
         dpi: dots an inch; a picture is 14 inches wide.
         case_key: where the item names its case; without it the name of the file read serves.
         allow_missing_keys: whether an item may lack the image or the prediction; it then gets no picture.
+        focus: the region through whose largest section the slices go, see `draw_overlay`.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class SaveOverlayd(Transform):
         regions: Sequence[str] = ("WT", "TC", "ET"),
         channels: Sequence[int] = (0, 2),
         channel_names: Sequence[str] | None = ("FLAIR", "T1ce"),
-        window: tuple[float, float] | None = None,
+        window: Sequence[float] | None = None,
         threshold: float = 0.5,
         dpi: int = 110,
         case_key: str = "case",
         allow_missing_keys: bool = False,
+        focus: str | None = None,
     ) -> None:
+        check_names([] if focus is None else [focus], regions)
         if channel_names is not None and len(channel_names) != len(channels):
             msg = f"{len(channel_names)} channel names for {len(channels)} channels: give one name a channel, or None"
             raise InputError(msg)
@@ -70,6 +74,7 @@ class SaveOverlayd(Transform):
         self.dpi = dpi
         self.case_key = case_key
         self.allow_missing_keys = allow_missing_keys
+        self.focus = focus
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Draws and writes the picture of one case.
@@ -88,10 +93,15 @@ class SaveOverlayd(Transform):
         if label is not None:
             affine_of(label, self.regions, f"case {case}: '{self.label_key}'")
             label = self._on_grid(label, prediction, "nearest")
-        shown = [(row, c) for row, c in enumerate(self.channels) if c < len(item[self.image_key])]
-        image = self._on_grid(item[self.image_key][[c for _, c in shown]], prediction, "bilinear")
+        image = item[self.image_key]
+        shown = [(row, c) for row, c in enumerate(self.channels) if c < len(image)]
+        if [c for _, c in shown] != list(range(len(image))):  # otherwise spare the copy
+            image = image[[c for _, c in shown]]
+        image = self._on_grid(image, prediction, "bilinear")
         names = None if self.channel_names is None else [self.channel_names[row] for row, _ in shown]
-        figure = draw_overlay(image, prediction, affine, label, case, self.regions, names, self.window, self.threshold)
+        figure = draw_overlay(
+            image, prediction, affine, label, case, self.regions, names, self.window, self.threshold, self.focus
+        )
         with atomic_file(self.output_dir / case / f"{case}_overlay.png") as file:
             figure.savefig(file, format="png", dpi=self.dpi, facecolor=figure.get_facecolor())
         return item

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +64,7 @@ SCHEMES: dict[str, LabelScheme] = {
         _brain("brats2023", necrotic=1, oedema=2, enhancing=3),
         _brain("brats2024", necrotic=1, oedema=2, enhancing=3, outside=(0, 4)),  # 4: resection cavity
         _brain("msd_brain", necrotic=2, oedema=1, enhancing=3),  # Medical Segmentation Decathlon, Task01
+        LabelScheme("lits", (Region("liver", (1, 2), written=1), Region("tumour", (2,), written=2))),
     )
 }
 
@@ -78,6 +79,18 @@ def get_scheme(name: str) -> LabelScheme:
         msg = f"label scheme '{name}' is unknown; expected one of {', '.join(SCHEMES)}"
         raise InputError(msg)
     return SCHEMES[name]
+
+
+def check_names(names: Sequence[str], regions: Sequence[str]) -> None:
+    """Checks that every name is that of a region.
+
+    Raises:
+        InputError: when one is not.
+    """
+    unknown = [name for name in names if name not in regions]
+    if unknown:
+        msg = f"region '{unknown[0]}' is unknown; expected any of {', '.join(regions)}"
+        raise InputError(msg)
 
 
 class LabelsToRegions(Transform):
@@ -108,8 +121,17 @@ class LabelsToRegions(Transform):
         chosen = self.scheme if scheme is None else get_scheme(scheme)
         data = convert_to_tensor(label, track_meta=True)
         values = torch.as_tensor(data).as_subclass(torch.Tensor)
-        masks = {number: values == number for number in chosen.known}
-        if sum(int(mask.sum()) for mask in masks.values()) != values.numel():
+        kept = chosen.regions[: self.num_regions]
+        stacked = torch.zeros(len(kept), *values.shape[1:], dtype=torch.uint8, device=values.device)
+        found = 0
+        for numbers, channels in zip(values.unbind(1), stacked.unbind(1), strict=True):  # masks of a slice are small
+            for number in chosen.known:
+                mask = numbers[0] == number
+                found += int(torch.count_nonzero(mask))
+                for channel, region in zip(channels, kept, strict=True):
+                    if number in region.members:
+                        channel.masked_fill_(mask, 1)
+        if found != values.numel():
             unknown = [f"{n:g}" for n in torch.unique(values).tolist() if n not in chosen.known]
             known = ", ".join(str(n) for n in chosen.known)
             msg = (
@@ -117,24 +139,34 @@ class LabelsToRegions(Transform):
                 f"choose the scheme of the release it comes from: {', '.join(SCHEMES)}"
             )
             raise InputError(msg)
-        kept = chosen.regions[: self.num_regions]
-        stacked = torch.cat([reduce(torch.logical_or, (masks[n] for n in r.members)) for r in kept]).to(torch.uint8)
         return MetaTensor(stacked, meta=data.meta) if isinstance(data, MetaTensor) else stacked
 
 
 class NestRegions(Transform):
-    """Confines each inner region to the outer ones: no probability `[R, H, W, D]` exceeds that of an outer region."""
+    """Confines each inner region to the outer ones: no probability `[R, H, W, D]` exceeds that of an outer region.
+
+    Type, device and metadata stay.
+
+    Args:
+        in_place: writes into the given tensor and not into a copy (0.8 GiB for two regions of 512x512x800, float16).
+    """
+
+    def __init__(self, in_place: bool = False) -> None:
+        self.in_place = in_place
 
     def __call__(self, regions: NdarrayOrTensor) -> torch.Tensor:
         data = convert_to_tensor(regions, track_meta=True)
-        nested = torch.as_tensor(data).as_subclass(torch.Tensor).cummin(dim=0).values
-        return MetaTensor(nested, meta=data.meta) if isinstance(data, MetaTensor) else nested
+        nested = data if self.in_place else data.clone()
+        channels = nested.as_subclass(torch.Tensor)
+        for outer, inner in itertools.pairwise(channels):
+            torch.minimum(outer, inner, out=inner)
+        return nested
 
 
 class RegionsToLabels(Transform):
     """Turns regions `[R, H, W, D]` (probabilities or binary) into one label map `[1, H, W, D]` (uint8).
 
-    Regions are nested first (see `NestRegions`); inner regions then overwrite outer ones.
+    Regions are nested (see `NestRegions`); inner regions then overwrite outer ones.
 
     Args:
         scheme: name of the label scheme whose numbers are written.
@@ -144,15 +176,17 @@ class RegionsToLabels(Transform):
     def __init__(self, scheme: str = "brats2018", threshold: float = 0.5) -> None:
         self.scheme = get_scheme(scheme)
         self.threshold = threshold
-        self.nest = NestRegions()
 
     def __call__(self, regions: NdarrayOrTensor, scheme: str | None = None) -> torch.Tensor:
         chosen = self.scheme if scheme is None else get_scheme(scheme)
-        nested = self.nest(regions)
-        labels = torch.zeros(1, *nested.shape[1:], dtype=torch.uint8, device=nested.device)
-        for channel, region in zip(nested.as_subclass(torch.Tensor), chosen.regions, strict=False):
-            labels[0][channel > self.threshold] = region.written
-        return MetaTensor(labels, meta=nested.meta) if isinstance(nested, MetaTensor) else labels
+        data = convert_to_tensor(regions, track_meta=True)
+        labels = torch.zeros(1, *data.shape[1:], dtype=torch.uint8, device=data.device)
+        for channels, numbers in zip(data.as_subclass(torch.Tensor).unbind(1), labels[0], strict=True):
+            inside = torch.ones_like(numbers, dtype=torch.bool)
+            for channel, region in zip(channels, chosen.regions, strict=False):
+                inside &= channel > self.threshold
+                numbers.masked_fill_(inside, region.written)
+        return MetaTensor(labels, meta=data.meta) if isinstance(data, MetaTensor) else labels
 
 
 class _SchemeOfItem(MapTransform):
@@ -166,9 +200,9 @@ class _SchemeOfItem(MapTransform):
 class NestRegionsd(MapTransform):
     """Dictionary form of `NestRegions`."""
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, in_place: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.nest = NestRegions()
+        self.nest = NestRegions(in_place)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from monai.transforms import Compose, SaveImaged
+from monai.transforms import Compose, DeleteItemsd, SaveImaged
 
 from custom_nets.transforms.case_files import case_name
 from custom_nets.transforms.cases import ReloadCased
@@ -53,6 +53,13 @@ class SaveResultsd(Compose):
         mesh_formats: of the meshes.
         mesh_space: of the meshes.
         overlay: whether to draw a picture, see `SaveOverlayd`; reads the files of `image` again.
+        channels: of the image, in the picture.
+        channel_names: name of each of `channels`.
+        window: intensities shown black and white (HU for CT); None adapts it to each case.
+        focus: the region through whose largest section the picture's slices go; None takes the outermost.
+        parts: names of the regions whose connected parts are listed beside the volumes, see `region_volumes`.
+
+    Raises: InputError when `focus` or one of `parts` is no region, or for another number of names than channels.
     """
 
     def __init__(
@@ -64,6 +71,11 @@ class SaveResultsd(Compose):
         mesh_formats: Sequence[str] = ("obj",),
         mesh_space: Space = "RAS",
         overlay: bool = True,
+        channels: Sequence[int] = (0, 2),
+        channel_names: Sequence[str] | None = ("FLAIR", "T1ce"),
+        window: Sequence[float] | None = None,
+        focus: str | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
         both: dict[str, Any] = {"keys": ("pred", "label"), "suffix": ("", "_label"), "allow_missing_keys": True}
         steps: list = []
@@ -80,8 +92,21 @@ class SaveResultsd(Compose):
                     space=mesh_space,
                 )
             )
-        steps.append(SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions))
+        steps.append(SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions, parts=parts))
         if overlay:
             steps.append(ReloadCased("image", "original"))
-            steps.append(SaveOverlayd("original", "pred", "label", output_dir, regions))
+            steps.append(
+                SaveOverlayd(
+                    "original",
+                    "pred",
+                    "label",
+                    output_dir,
+                    regions,
+                    channels=channels,
+                    channel_names=channel_names,
+                    window=window,
+                    focus=focus,
+                )
+            )
+            steps.append(DeleteItemsd("original"))  # as large as the case itself
         super().__init__(steps)

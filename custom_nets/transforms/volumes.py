@@ -12,11 +12,14 @@ import numpy as np
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
-from monai.utils import convert_to_numpy, optional_import
+from monai.utils import convert_to_numpy
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
-from custom_nets.transforms.meshes import bounding_box, case_and_affine, suffix_of_each
+from custom_nets.transforms.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
+from custom_nets.transforms.regions import check_names
 
 
 def voxel_millilitres(affine: NdarrayOrTensor) -> float:
@@ -29,40 +32,112 @@ def voxel_millilitres(affine: NdarrayOrTensor) -> float:
     return float(abs(np.linalg.det(matrix[:3, :3]))) / 1000
 
 
+def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the connected parts of a binary mask `[H, W, D]`; voxels that share a corner are connected.
+
+    Returns:
+        The number of each voxel's part from 1 on, 0 outside the mask (uint16 where there are few enough), and the
+        voxels of each part `[K]`.
+    """
+    corners = np.ones((3, 3, 3))
+    try:
+        parts, count = ndimage.label(mask, corners, output=np.uint16)
+    except RuntimeError:  # more than 65,535 parts
+        parts, count = ndimage.label(mask, corners)
+    sizes = np.zeros(count + 1, dtype=np.int64)
+    for plane in parts:  # of all voxels at once bincount would make an int64 copy
+        sizes += np.bincount(plane.ravel(), minlength=count + 1)
+    return parts, sizes[1:]
+
+
 def count_components(mask: np.ndarray) -> int:
     """Returns the number of connected parts of a binary mask `[H, W, D]`; voxels that share a corner are connected."""
-    label, _ = optional_import("scipy.ndimage", name="label")
-    box = bounding_box(mask)
-    if box is None:
-        return 0
-    return int(label(mask[box], structure=np.ones((3, 3, 3)))[1])
+    return len(label_parts(region_in_box(mask, 0)[0])[1])
+
+
+def longest_diameter(voxels: np.ndarray, axes: np.ndarray) -> float:
+    """Returns the longest diameter of a part: between its farthest voxel centres, plus one voxel along that line.
+
+    A row of n voxels is n voxels long; one voxel alone is as long as its longest edge.
+
+    Args:
+        voxels: indices `[N, 3]`.
+        axes: edges of a voxel in millimetres, as columns `[3, 3]`.
+    """
+    try:
+        ends = voxels[ConvexHull(voxels).vertices]
+    except (QhullError, ValueError):  # flat, or too few voxels for a hull
+        ends = voxels
+    longest = (0.0, float(np.linalg.norm(axes, axis=0).max()))
+    for index in range(len(ends) - 1):
+        steps = ends[index + 1 :] - ends[index]
+        apart = np.linalg.norm(steps @ axes.T, axis=1).round(6)
+        farthest = apart.max()
+        fewest = np.abs(steps[apart == farthest]).max(axis=1).min()  # voxels on the way
+        longest = max(longest, (float(farthest), float(farthest / fewest)))
+    return sum(longest)
+
+
+def _measure_part(part: np.ndarray, voxels: int, start: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """Measures one connected part, a mask `[h, w, d]` whose first voxel has the index `start` in the volume."""
+    counts = [part.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    centre = start + [count @ np.arange(len(count)) / voxels for count in counts]
+    # The ends of lines along the last axis hold all corners of the convex hull.
+    lines = np.argwhere(part.any(axis=2))
+    along = part[lines[:, 0], lines[:, 1]]
+    first, last = along.argmax(axis=1), part.shape[2] - 1 - along[:, ::-1].argmax(axis=1)
+    ends = np.unique([[*line, end] for side in (first, last) for line, end in zip(lines, side, strict=True)], axis=0)
+    return {
+        "ml": round(voxels * voxel_millilitres(affine), 6),
+        "diameter_mm": round(longest_diameter(ends, affine[:3, :3]), 3),
+        "centre_mm": (affine[:3, :3] @ centre + affine[:3, 3]).round(3).tolist(),
+    }
 
 
 def region_volumes(
-    regions: NdarrayOrTensor, affine: NdarrayOrTensor, names: Sequence[str] = ("WT", "TC", "ET"), threshold: float = 0.5
-) -> dict[str, dict[str, float | int]]:
-    """Measures each region.
+    regions: NdarrayOrTensor,
+    affine: NdarrayOrTensor,
+    names: Sequence[str] = ("WT", "TC", "ET"),
+    threshold: float = 0.5,
+    parts: Sequence[str] = (),
+) -> dict[str, dict[str, Any]]:
+    """Measures each region, and on request its connected parts.
 
     Args:
         regions: probabilities or binary `[R, H, W, D]`.
-        affine: voxel indices to millimetres `[4, 4]`.
+        affine: voxel indices to RAS millimetres `[4, 4]`.
         names: name of each channel.
         threshold: a region holds the voxels above it.
+        parts: names of the regions whose parts are listed.
 
     Returns:
-        For each name: `ml` (millilitres), `voxels`, and `components` (connected parts, corners connect).
+        For each name: `ml` (millilitres), `voxels`, and `components` (connected parts, corners connect). Where asked
+        for, `parts`, largest first, each with `ml`, `diameter_mm` (see `longest_diameter`) and `centre_mm` (the mean of
+        its voxels in RAS millimetres).
 
     Raises:
-        InputError: when there are not as many names as channels.
+        InputError: when there are not as many names as channels, or a region of `parts` is unknown.
     """
     if len(regions) != len(names):
         msg = f"{len(regions)} region channels, but {len(names)} names ({', '.join(names)}): give one name a channel"
         raise InputError(msg)
-    unit = voxel_millilitres(affine)
-    table: dict[str, dict[str, float | int]] = {}
-    for name, mask in zip(names, convert_to_numpy(regions) > threshold, strict=True):
-        voxels = int(np.count_nonzero(mask))
-        table[name] = {"ml": round(voxels * unit, 6), "voxels": voxels, "components": count_components(mask)}
+    check_names(parts, names)
+    matrix = convert_to_numpy(affine).astype(np.float64)
+    table: dict[str, dict[str, Any]] = {}
+    for name, field in zip(names, as_array(regions), strict=True):
+        mask, box = region_in_box(field, threshold)
+        labelled, sizes = label_parts(mask)
+        voxels = int(sizes.sum())
+        table[name] = {"ml": round(voxels * voxel_millilitres(matrix), 6), "voxels": voxels, "components": len(sizes)}
+        if name in parts:
+            boxes = ndimage.find_objects(labelled, len(sizes)) if len(sizes) else []
+            corner = np.array([side.start for side in box])
+            table[name]["parts"] = [
+                _measure_part(
+                    labelled[boxes[k]] == k + 1, int(sizes[k]), corner + [side.start for side in boxes[k]], matrix
+                )
+                for k in np.argsort(-sizes, kind="stable")
+            ]
     return table
 
 
@@ -79,9 +154,10 @@ class SaveRegionVolumesd(MapTransform):
         suffix: ends the file name, such as "_label"; one for all keys or one a key.
         case_key: where the item names its case; without it the name of the file read serves.
         allow_missing_keys: whether an item may lack a key.
+        parts: names of the regions whose connected parts are listed with their sizes.
 
     Raises:
-        InputError: when two keys would write the same file.
+        InputError: when two keys would write the same file, or a region of `parts` is unknown.
     """
 
     def __init__(
@@ -93,8 +169,11 @@ class SaveRegionVolumesd(MapTransform):
         suffix: Sequence[str] | str = "",
         case_key: str = "case",
         allow_missing_keys: bool = False,
+        parts: Sequence[str] = (),
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        check_names(parts, regions)
+        self.parts = tuple(parts)
         self.output_dir = Path(output_dir)
         self.regions = tuple(regions)
         self.threshold = threshold
@@ -113,7 +192,7 @@ class SaveRegionVolumesd(MapTransform):
             report = {
                 "case": case,
                 "spacing_mm": [round(float(side), 6) for side in affine_to_spacing(affine)],
-                "regions": region_volumes(item[key], affine, self.regions, self.threshold),
+                "regions": region_volumes(item[key], affine, self.regions, self.threshold, self.parts),
             }
             with atomic_file(self.output_dir / case / f"{case}_volumes{suffix}.json") as file:
                 file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -9,7 +9,14 @@ from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.cleaning import DropSmallRegion, DropSmallRegiond, FillRegionHoles, FillRegionHolesd
+from custom_nets.transforms.cleaning import (
+    DropSmallRegion,
+    DropSmallRegiond,
+    FillRegionHoles,
+    FillRegionHolesd,
+    KeepLargestRegion,
+    KeepLargestRegiond,
+)
 
 NAMES = ("WT", "TC", "ET")
 
@@ -258,3 +265,105 @@ def test_both_follow_each_other_in_any_order():
     regions = MetaTensor(shell(), affine=torch.eye(4))
     fill, drop = FillRegionHoles(), DropSmallRegion(min_ml=1)
     assert torch.equal(fill(drop(regions)), drop(fill(regions)))
+
+
+LIVER = ("liver", "tumour")
+
+
+def two_livers():
+    """A liver of 4x4x4 voxels and a false one of 3x3x3, a tumour in each, the probabilities 0.3 round them."""
+    regions = torch.full((2, 12, 9, 8), 0.3)
+    regions[0, 1:5, 1:5, 1:5] = 0.9
+    regions[0, 7:10, 5:8, 4:7] = 0.8
+    regions[1, 2:4, 2, 2] = 0.7
+    regions[1, 8, 6, 5:7] = 0.6
+    return regions
+
+
+def test_the_largest_part_stays_and_the_other_goes():
+    kept = KeepLargestRegion()(two_livers())
+    assert (kept[0, 1:5, 1:5, 1:5] == 0.9).all()
+    assert not kept[0, 7:10, 5:8, 4:7].any()
+
+
+def test_a_tumour_in_a_false_liver_goes_with_it():
+    kept = KeepLargestRegion()(two_livers())
+    assert (kept[1] > 0.5).sum() == (kept[1, 2:4, 2, 2] > 0.5).sum() == 2
+
+
+def test_what_is_below_the_threshold_stays():
+    regions = two_livers()
+    outside = regions[0] <= 0.5
+    assert torch.equal(KeepLargestRegion()(regions)[:, outside], regions[:, outside])
+
+
+def test_outer_regions_stay_where_an_inner_one_is_cleaned():
+    regions = two_livers()
+    regions[1, 8, 6, 6] = 0.3
+    kept = KeepLargestRegion(region="tumour")(regions)
+    assert torch.equal(kept[0], regions[0])
+    assert (kept[1] > 0.5).sum() == 2
+
+
+def test_one_part_is_left_as_it_is():
+    regions = two_livers()[:, :6]
+    assert torch.equal(KeepLargestRegion()(regions), regions)
+
+
+def test_no_part_is_left_as_it_is():
+    assert torch.equal(KeepLargestRegion()(torch.zeros(2, 3, 3, 3)), torch.zeros(2, 3, 3, 3))
+
+
+def test_parts_that_share_a_corner_are_one():
+    regions = torch.zeros(2, 6, 6, 6)
+    regions[0, :3, :3, :3] = regions[0, 3, 3, 3] = 1
+    assert torch.equal(KeepLargestRegion()(regions), regions)
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(bool, (4, 5, 4)))
+def test_what_is_kept_is_as_large_as_the_largest_part(mask):
+    label = pytest.importorskip("skimage.measure").label
+    kept = KeepLargestRegion(("liver",))(torch.tensor(mask)[None])[0].numpy()
+    sizes = np.bincount(label(mask, connectivity=3).ravel())[1:]
+    assert kept.sum() == max(sizes, default=0)
+    assert label(kept, connectivity=3).max() <= 1
+    assert not (kept & ~mask).any()
+
+
+def in_place(cleaner, regions):
+    """The result, and whether it is the given tensor."""
+    cleaned = cleaner(regions)
+    return cleaned, cleaned.data_ptr() == regions.data_ptr()
+
+
+@pytest.mark.parametrize("kind", [KeepLargestRegiond, FillRegionHolesd])
+def test_in_place_needs_no_copy_and_gives_the_same(kind):
+    names = {"regions": LIVER} if kind is KeepLargestRegiond else {"regions": LIVER, "fill": "liver"}
+    regions = two_livers()
+    regions[0, 2, 3, 3] = 0
+    copied, shares = in_place(kind("pred", **names).cleaner, regions)
+    assert not shares
+    assert not torch.equal(copied, regions)
+    written, shares = in_place(kind("pred", **names, in_place=True).cleaner, regions)
+    assert shares
+    assert torch.equal(written, copied)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8, torch.bool])
+def test_keeping_the_largest_keeps_type_and_metadata(dtype):
+    regions = MetaTensor((two_livers() > 0.5).to(dtype), affine=torch.as_tensor(AFFINES["2 mm"]), meta={"case": "c1"})
+    kept = KeepLargestRegiond("pred")({"case": "c1", "pred": regions})["pred"]
+    assert kept.dtype == dtype
+    assert torch.equal(kept.affine, regions.affine)
+    assert kept.sum(dim=(1, 2, 3)).tolist() == [64, 2]
+
+
+def test_an_unknown_region_to_keep_is_an_error_that_names_the_regions():
+    with pytest.raises(InputError, match="'WT' is unknown; expected any of liver, tumour"):
+        KeepLargestRegion(region="WT")
+
+
+def test_the_largest_of_other_channels_than_named_is_an_error():
+    with pytest.raises(InputError, match=r"case c1: 'pred' has shape \(3, 4, 4, 4\); expected \[2, H, W, D\]"):
+        KeepLargestRegiond("pred")({"case": "c1", "pred": torch.ones(3, 4, 4, 4)})

@@ -6,10 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh, signed_volume
+from custom_nets.transforms.meshes import (
+    SaveRegionMeshesd,
+    as_array,
+    bounding_box,
+    region_in_box,
+    region_mesh,
+    signed_volume,
+)
 
 pytest.importorskip("mcubes")
 
@@ -212,3 +220,44 @@ def test_surface_of_a_real_tumour_lies_within_a_voxel_of_its_box(real_case_dir):
     vertices, _ = region_mesh(mask, image.affine)
     np.testing.assert_allclose(vertices.min(axis=0), centres.min(axis=0) - 0.5)
     np.testing.assert_allclose(vertices.max(axis=0), centres.max(axis=0) + 0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(bool, (4, 5, 6)), st.permutations(range(3)), st.integers(0, 2))
+def test_a_box_is_where_the_voxels_begin_and_end(mask, turn, margin):
+    turned = mask.transpose(turn)
+    places = np.argwhere(turned)
+    box = bounding_box(turned, margin)
+    if not len(places):
+        assert box is None
+    else:
+        ends = zip(places.min(axis=0), places.max(axis=0), strict=True)
+        assert box == tuple(slice(max(low - margin, 0), high + 1 + margin) for low, high in ends)
+
+
+def test_the_box_of_a_field_is_that_of_its_mask():
+    field = np.random.default_rng(0).random((6, 7, 8)).astype(np.float16)
+    assert bounding_box(field, inside=lambda plane: plane > 0.98) == bounding_box(field > 0.98)
+
+
+def test_a_region_in_its_box_is_the_region():
+    field = np.zeros((6, 7, 8), dtype=np.float16)
+    field[2, 3:5, 6] = 0.75
+    mask, box = region_in_box(field, 0.5)
+    assert (mask.all(), box) == (True, (slice(2, 3), slice(3, 5), slice(6, 7)))
+
+
+def test_a_region_without_voxels_has_an_empty_box():
+    mask, box = region_in_box(np.zeros((6, 7, 8)), 0.5)
+    assert mask.size == np.zeros((6, 7, 8))[box].size == 0
+
+
+def test_an_array_shares_the_memory_of_a_turned_tensor():
+    tensor = MetaTensor(torch.zeros(2, 3, 4, 5)).permute(0, 3, 2, 1)
+    assert as_array(tensor).ctypes.data == tensor.data_ptr()
+
+
+def test_half_precision_gives_the_surface_of_single_precision():
+    field = np.round(np.random.default_rng(0).random((6, 7, 8)) * 64) / 64
+    (half, _), (single, _) = (region_mesh(field.astype(kind), np.eye(4)) for kind in (np.float16, np.float64))
+    np.testing.assert_allclose(half, single, atol=1e-5)

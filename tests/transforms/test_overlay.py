@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
+from custom_nets.transforms import overlay_figure
 from custom_nets.transforms.overlay import SaveOverlayd
 from custom_nets.transforms.overlay_figure import PLANES, draw_overlay, largest_sections, to_ras
 
@@ -167,3 +168,112 @@ def test_drawing_leaves_pyplot_alone():
 def test_names_must_match_the_channels():
     with pytest.raises(InputError, match="2 channel names for 1 channels"):
         SaveOverlayd(channels=(0,))
+
+
+def ct_item():
+    """A CT of a trunk in air with a liver, and in it a tumour far from the liver's largest section."""
+    shape = (40, 36, 30)
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    far = np.linalg.norm((grid - [20, 18, 15]) / [14, 12, 40], axis=-1)
+    liver = np.linalg.norm(grid - [15, 17, 14], axis=-1) < 9
+    tumour = np.linalg.norm(grid - [10, 20, 17], axis=-1) < 2
+    affine = torch.diag(torch.tensor([2.0, 2, 3, 1], dtype=torch.float64))
+    image = torch.tensor(np.where(far < 1, 40, -1000) + 30 * liver - 20 * tumour)[None]
+    image[:, 0] = -3024
+    regions = torch.tensor(np.stack([liver, tumour])).half()
+    return {
+        "case": "c1",
+        "image": MetaTensor(image.to(torch.int16), affine=affine),
+        "pred": MetaTensor(regions, affine=affine),
+    }
+
+
+def draw_ct(item, label=None, **options):
+    names = {"regions": ("liver", "tumour"), "window": [-200, 250], **options}
+    return draw_overlay(item["image"], item["pred"], item["pred"].affine, label, "c1", **names)
+
+
+def captions(figure):
+    """Millimetres that the axial, coronal and sagittal picture name."""
+    return [int(axes.texts[4].get_text().split("=")[1].split()[0]) for axes in figure.axes]
+
+
+def test_slices_go_through_the_region_in_focus():
+    assert captions(draw_ct(ct_item(), focus="tumour")) == [17 * 3, 20 * 2, 10 * 2]
+
+
+def test_slices_go_through_the_outermost_region_without_a_focus():
+    assert captions(draw_ct(ct_item())) == [14 * 3, 17 * 2, 15 * 2]
+
+
+def test_a_focus_that_is_not_predicted_is_looked_for_in_the_label():
+    item = ct_item()
+    label = item["pred"].clone()
+    item["pred"][1] = 0
+    assert captions(draw_ct(item, label, focus="tumour")) == [17 * 3, 20 * 2, 10 * 2]
+
+
+def test_without_a_focus_anywhere_slices_go_through_the_outermost_region():
+    item = ct_item()
+    item["pred"][1] = 0
+    assert captions(draw_ct(item, focus="tumour")) == [14 * 3, 17 * 2, 15 * 2]
+
+
+def test_an_unknown_focus_is_an_error_that_names_the_regions():
+    with pytest.raises(InputError, match="'lesion' is unknown; expected any of WT, TC, ET"):
+        SaveOverlayd(focus="lesion")
+
+
+def test_a_window_makes_its_limits_black_and_white():
+    item = ct_item()
+    item["image"][0, 15, 17, 10:14] = torch.tensor([-150, 25, 250, 900], dtype=torch.int16)
+    sagittal = draw_ct(item).axes[2].images[0].get_array()
+    shown = (np.array([-200, -150, 25, 40, 70, 250]) + 200) / 450
+    np.testing.assert_allclose(np.unique(sagittal.round(4)), shown, atol=1e-4)
+
+
+def test_air_round_the_trunk_is_cut_off():
+    rows, columns = draw_ct(ct_item()).axes[0].images[0].get_array().shape
+    assert (rows, columns) == (23 + 12, 27 + 12)
+
+
+def test_half_precision_draws_what_single_precision_draws():
+    item = ct_item()
+    single = {**item, "pred": item["pred"].float(), "image": item["image"].float()}
+    for one, other in zip(draw_ct(item).axes, draw_ct(single).axes, strict=True):
+        assert np.array_equal(one.images[0].get_array(), other.images[0].get_array())
+        assert np.array_equal(one.images[1].get_array(), other.images[1].get_array())
+
+
+def test_turned_volumes_are_views():
+    volumes = np.zeros((2, 5, 6, 7), dtype=np.float16)
+    turned, _ = to_ras(volumes, np.array([[0, -1, 0, 0], [0, 0, 2.0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]]))
+    assert turned.shape == (2, 6, 7, 5)
+    assert np.shares_memory(turned, volumes)
+
+
+def test_a_plane_is_cut_without_a_copy():
+    volume = np.zeros((5, 6, 7), dtype=np.float16)[::-1, :, ::-1]
+    assert all(np.shares_memory(plane.cut(volume, 3), volume) for plane in PLANES)
+
+
+def test_an_image_on_the_predictions_grid_is_not_resampled():
+    item = ct_item()
+    assert SaveOverlayd._on_grid(item["image"], item["pred"], "bilinear") is item["image"]
+
+
+def test_nothing_but_air_still_gives_a_picture():
+    item = ct_item()
+    item["image"][:] = -1000
+    item["pred"][:] = 0
+    assert captions(draw_ct(item)) == [15 * 3, 18 * 2, 20 * 2]
+
+
+def test_percentiles_of_a_large_image_come_from_a_sample(monkeypatch):
+    volume = np.random.default_rng(0).normal(100, 10, (40, 40, 40)).astype(np.float32)
+    volume[:4] = 0
+    whole = overlay_figure._channel(volume, None).window
+    monkeypatch.setattr(overlay_figure, "_SAMPLE", 8000)
+    sampled = overlay_figure._channel(volume, None).window
+    assert sampled != whole
+    assert sampled == pytest.approx(whole, rel=0.03)

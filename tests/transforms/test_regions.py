@@ -4,9 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.regions import SCHEMES, LabelsToRegions, LabelsToRegionsd, RegionsToLabels, RegionsToLabelsd
+from custom_nets.transforms.regions import (
+    SCHEMES,
+    LabelsToRegions,
+    LabelsToRegionsd,
+    NestRegions,
+    NestRegionsd,
+    RegionsToLabels,
+    RegionsToLabelsd,
+)
 
 # necrotic, oedema, enhancing, and what is in no region, as the releases document them
 NUMBERS = {"brats2018": (1, 2, 4), "brats2023": (1, 2, 3), "brats2024": (1, 2, 3), "msd_brain": (2, 1, 3)}
@@ -66,3 +75,60 @@ def test_scheme_of_the_item_wins():
 def test_unknown_scheme_lists_the_known_ones():
     with pytest.raises(InputError, match=", ".join(SCHEMES)):
         LabelsToRegions("brats1999")
+
+
+def test_liver_holds_its_tumours():
+    assert LabelsToRegions("lits")(volume([0, 1, 2])).flatten(1).tolist() == [[0, 1, 1], [0, 0, 1]]
+
+
+def test_a_liver_without_tumour_has_an_empty_tumour_channel():
+    regions = LabelsToRegionsd("label", scheme="lits")({"label": volume([0, 1, 1]), "case": "c1"})["label"]
+    assert regions.flatten(1).tolist() == [[0, 1, 1], [0, 0, 0]]
+
+
+def test_a_tumour_outside_the_liver_is_not_written():
+    regions = torch.tensor([[0.2, 0.9], [0.9, 0.9]]).reshape(2, 2, 1, 1)
+    assert RegionsToLabels("lits")(regions).flatten().tolist() == [0, 2]
+
+
+@given(st.integers(1, 4), st.data())
+def test_nesting_is_the_minimum_of_a_region_and_all_outer_ones(count, data):
+    values = data.draw(st.lists(st.floats(0, 1, width=16), min_size=count * 3, max_size=count * 3))
+    regions = torch.tensor(values, dtype=torch.float16).reshape(count, 3, 1, 1)
+    slow = torch.stack([regions[: index + 1].amin(dim=0) for index in range(count)])
+    assert torch.equal(NestRegions()(regions).as_tensor(), slow)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.uint8, torch.bool])
+def test_nesting_keeps_type_and_metadata(dtype):
+    regions = MetaTensor(torch.ones(2, 2, 2, 2, dtype=dtype), affine=2 * torch.eye(4), meta={"case": "c1"})
+    nested = NestRegionsd("pred")({"pred": regions})["pred"]
+    assert (nested.dtype, nested.meta["case"]) == (dtype, "c1")
+    assert torch.equal(nested.affine, regions.affine)
+
+
+def nested_of(in_place):
+    regions = torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)
+    NestRegions(in_place)(regions)
+    return regions.flatten().tolist()
+
+
+def test_nesting_leaves_its_input_alone():
+    assert nested_of(in_place=False) == [0.25, 0.75]
+
+
+def test_nesting_in_place_writes_into_its_input():
+    assert nested_of(in_place=True) == [0.25, 0.25]
+
+
+@given(st.lists(st.floats(0, 1, width=16), min_size=12, max_size=12))
+def test_labels_of_half_precision_are_those_of_single_precision(values):
+    regions = torch.tensor(values).reshape(2, 3, 2, 1)
+    assert torch.equal(RegionsToLabels("lits")(regions.half()), RegionsToLabels("lits")(regions))
+
+
+def test_a_number_on_one_slice_alone_is_found():
+    labels = torch.zeros(1, 4, 3, 2)
+    labels[0, 3, 1, 1] = 7
+    with pytest.raises(InputError, match="label numbers 7 are not in the scheme 'lits'"):
+        LabelsToRegions("lits")(labels)
