@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
 from custom_nets.data.phantom_anatomy import FIELD_OF_VIEW, REACH, Head
+from custom_nets.data.phantom_files import check_folder, checked_whole, is_whole, write_nifti
 from custom_nets.data.phantom_lesions import Tumour, displace, grow_tumour, place_lesions, scatter_white_spots
 from custom_nets.data.phantom_styles import PhantomStyle, Scanner, Signals, get_style
 from custom_nets.data.phantom_tissues import BrainGrid, Tissues, grow_tissues
 from custom_nets.data.smooth_fields import FloatArray, SmoothField
 from custom_nets.errors import InputError
-from custom_nets.files import atomic_file
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """File name endings, in the order of the channels."""
@@ -64,7 +62,7 @@ def brain_phantom(shape: Sequence[int], seed: int = 0, case: int = 1, style: str
     """
     shape = _checked_shape(shape)
     look = get_style(style)
-    streams = np.random.SeedSequence([_checked_whole(seed, "seed", 0), _checked_whole(case, "case", 1)]).spawn(7)
+    streams = np.random.SeedSequence([checked_whole(seed, "seed", 0), checked_whole(case, "case", 1)]).spawn(7)
     rngs = [np.random.default_rng(stream) for stream in streams]
     shaping, placing, folding, growing, spotting, scanning, choosing = rngs
     head = Head(shaping)
@@ -106,20 +104,18 @@ def write_brain_phantoms(
         InputError: when an argument makes no sense, or `directory` is a file.
     """
     shape = _checked_shape(shape)
-    cases, seed = _checked_whole(cases, "cases", 1), _checked_whole(seed, "seed", 0)
+    cases, seed = checked_whole(cases, "cases", 1), checked_whole(seed, "seed", 0)
     get_style(style)
     root = Path(directory)
     folders = [root / f"BraTS20_Training_{case:03d}" for case in range(1, cases + 1)]
     for path in (root, *folders):
-        if path.exists() and not path.is_dir():
-            msg = f"cannot write phantoms into '{path}': it is a file; name a folder (it may be new)"
-            raise InputError(msg)
+        check_folder(path)
     affine = _affine(shape)
     for case, folder in enumerate(tqdm(folders, desc="brain phantoms", unit="case", disable=not progress), start=1):
         phantom = brain_phantom(shape, seed, case, style)
         folder.mkdir(parents=True, exist_ok=True)
         for name, volume in zip((*MODALITIES, "seg"), (*phantom.images, phantom.label), strict=True):
-            _write_nifti(folder / f"{folder.name}_{name}.nii.gz", volume, affine)
+            write_nifti(folder / f"{folder.name}_{name}.nii.gz", volume, affine)
     return folders
 
 
@@ -203,31 +199,10 @@ def _affine(shape: Sequence[int]) -> NDArray[np.float64]:
     return affine
 
 
-def _write_nifti(path: Path, volume: NDArray, affine: NDArray[np.float64]) -> None:
-    """Writes one volume, under another name until it is complete."""
-    image = nibabel.Nifti1Image(volume, affine)
-    image.header.set_xyzt_units("mm")
-    with atomic_file(path) as file:
-        # Time 0 in the gzip header makes equal volumes equal files.
-        file.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-
-
 def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Three voxel counts, or an `InputError`."""
     sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    if len(sizes) != 3 or not all(_is_whole(n) and n >= MIN_VOXELS for n in sizes):
+    if len(sizes) != 3 or not all(is_whole(n) and n >= MIN_VOXELS for n in sizes):
         msg = f"shape is {shape!r}; expected three whole numbers of at least {MIN_VOXELS}, such as (240, 240, 155)"
         raise InputError(msg)
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
-
-
-def _checked_whole(value: int, name: str, least: int) -> int:
-    """A whole number of at least `least`, or an `InputError`."""
-    if not _is_whole(value) or value < least:
-        msg = f"{name} is {value!r}; expected a whole number of at least {least}"
-        raise InputError(msg)
-    return int(value)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
