@@ -19,34 +19,50 @@ def phantom(
     dataset: str,
     directory: str,
     cases: int = 16,
-    shape: tuple = (240, 240, 155),
+    shape: tuple | None = None,
     seed: int = 0,
     style: str = "standard",
+    spacing: float | tuple | None = None,
 ) -> None:
     """Writes synthetic cases in the layout of a release, for trying things out without data.
 
     Args:
-        dataset: brats (BraTS 2020: four modalities and a label a case).
+        dataset: brats (BraTS 2020: four modalities and a label a case) or lits (LiTS 2017: abdominal CT and a label).
         directory: folder to write to.
         cases: number of cases.
-        shape: voxels along the three axes.
+        shape: of brats, voxels along the three axes (240 240 155).
         seed: the same seed gives the same cases.
-        style: standard; hard (ambiguous borders, low contrast, small lesions); shifted (hard, from other scanners).
+        style: of brats: standard; hard (ambiguous borders, low contrast, small lesions); shifted (hard, from other
+            scanners).
+        spacing: of lits, typical millimetres between voxels, or three exact ones; none draws what LiTS has.
     """
-    from custom_nets.data import write_brain_phantoms
+    from custom_nets.data import write_abdomen_phantoms, write_brain_phantoms
 
-    if dataset != "brats":
-        msg = f"dataset '{dataset}' is unknown; expected brats"
+    if dataset == "brats":
+        _refuse(dataset, spacing=spacing)
+        write_brain_phantoms(directory, cases, shape or (240, 240, 155), seed, style=str(style))
+    elif dataset == "lits":
+        _refuse(dataset, shape=shape, style=None if style == "standard" else style)
+        write_abdomen_phantoms(directory, cases, spacing, seed)
+    else:
+        msg = f"dataset '{dataset}' is unknown; expected brats or lits"
         raise InputError(msg)
-    folders = write_brain_phantoms(directory, cases, shape, seed, style=str(style))
-    print(f"{len(folders)} synthetic cases are in {directory}")
+    print(f"{cases} synthetic cases are in {directory}")
+
+
+def _refuse(dataset: str, **options: object) -> None:
+    """Refuses options that would have no effect."""
+    for name, value in options.items():
+        if value is not None:
+            msg = f"--{name} has no effect on phantoms of {dataset}; leave it out"
+            raise InputError(msg)
 
 
 def download(task: str, directory: str) -> None:
     """Downloads a data set of the Medical Segmentation Decathlon (open, no account needed).
 
     Args:
-        task: such as Task01_BrainTumour (7 GB).
+        task: such as Task01_BrainTumour (7 GB) or Task03_Liver (27 GB).
         directory: folder to unpack to.
     """
     from custom_nets.data import download_msd
@@ -55,21 +71,32 @@ def download(task: str, directory: str) -> None:
 
 
 def check(directory: str, missing_modalities: bool = False) -> None:
-    """Lists what is recognised in a folder of brain cases, and every fault; reads headers only.
+    """Lists what is recognised in a folder of brain or liver cases, and every fault; reads headers only.
 
     Args:
         directory: as `dataset_dir` of the bundles.
-        missing_modalities: whether a case may lack modalities, for a model trained with modality_dropout.
+        missing_modalities: whether a brain case may lack modalities, for a model trained with modality_dropout.
     """
-    from custom_nets.data import brats_datalist, check_datalist
+    from custom_nets.data import brats_datalist, check_ct_case, check_datalist, describe_cases, lits_datalist, recognise
 
-    items = brats_datalist(directory, labels="optional", check=False, missing_modalities=missing_modalities)
-    good, faults = check_datalist(items, missing_modalities)
+    kind = recognise(directory)
+    if kind == "lits":
+        items = lits_datalist(directory, labels="optional", check=False)
+        good, faults = check_datalist(items, check=check_ct_case)
+        notes = describe_cases(good)
+    else:
+        items = brats_datalist(directory, labels="optional", check=False, missing_modalities=missing_modalities)
+        good, faults = check_datalist(items, missing_modalities)
+        notes = []
     schemes = ", ".join(sorted({item["scheme"] for item in good}))
     labelled = sum("label" in item for item in good)
+    name = {"brats": "brain", "lits": "liver"}[kind]
     print(
-        f"{len(items)} cases, {len(good)} without fault ({labelled} with a label; label numbers: {schemes or 'none'})"
+        f"{len(items)} {name} cases, {len(good)} without fault ({labelled} with a label; "
+        f"label numbers: {schemes or 'none'})"
     )
+    for note in notes:
+        print(note)
     if faults:
         raise InputError("\n".join([f"{len(faults)} cases cannot be used:", *faults]))
 

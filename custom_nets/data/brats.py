@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
 
 from custom_nets.data.case_record import save_case_record
 from custom_nets.data.checks import Item, check_datalist, raise_faults
+from custom_nets.data.layouts import (
+    BUNDLES,
+    Folders,
+    Labels,
+    Layout,
+    Layouts,
+    check_labels_option,
+    dataset_root,
+    decathlon_channels,
+    decathlon_folders,
+    decathlon_label,
+    require_labels,
+    require_nifti,
+    search_layouts,
+    with_unique_cases,
+)
 from custom_nets.data.splits import Section, apply_split, split_section
-from custom_nets.errors import MAX_NAMED, InputError, first_names
-from custom_nets.transforms.headers import read_header, where
+from custom_nets.errors import InputError, first_names
+from custom_nets.transforms.headers import read_header
 from custom_nets.transforms.modalities import (
     FILE_NAMES,
     LABEL,
     MODALITIES,
     ROLES,
-    SUFFIXES,
     case_of_files,
-    is_nifti,
     role_of,
     split_name,
     stem,
@@ -31,14 +42,8 @@ from custom_nets.transforms.modalities import (
 
 logger = logging.getLogger(__name__)
 
-Labels = Literal["required", "optional", "ignore"]
-Folders = dict[Path, list[Path]]
-
 MAX_DEPTH = 4
 """Folders searched below the one given: two that wrap the release, HGG or LGG, the case."""
-
-SKIPPED = ("__MACOSX", "labels", "labelsTr", "labelsTs")
-"""Folders never searched: macOS's companions, and labels (of MONAI Label, of the Decathlon), found by their images."""
 
 SCHEME_OF_CASE: tuple[tuple[str, str], ...] = (
     (r"BraTS-GLI-\d+-[1-9]\d\d", "brats2024"),  # time points from 100 on are after treatment
@@ -56,20 +61,6 @@ SCHEME_OF_ENDING = {
 """Label scheme by how the first image file is named, for cases whose own name does not tell."""
 
 DEFAULT_SCHEME = "brats2018"
-
-
-class Layout(NamedTuple):
-    """One way in which data sets lie on the disk.
-
-    Args:
-        name: how messages call it.
-        looks_like: what is looked for.
-        find: gives the items among the folders searched.
-    """
-
-    name: str
-    looks_like: str
-    find: Callable[[Folders, Labels], list[Item]]
 
 
 def brats_datalist(
@@ -95,17 +86,15 @@ def brats_datalist(
     Raises:
         InputError: when nothing is recognised, labels are missing, or a case is faulty.
     """
-    if labels not in get_args(Labels):
-        msg = f"labels={labels!r} is unknown; expected one of {', '.join(get_args(Labels))}"
-        raise InputError(msg)
-    root = Path(os.path.abspath(Path(dataset_dir).expanduser()))
-    items = [_single_file(root)] if root.is_file() else _search(root, labels)
-    items = sorted(_with_unique_cases(items), key=lambda item: item["case"])
+    check_labels_option(labels)
+    root = dataset_root(dataset_dir)
+    items = [_single_file(root)] if root.is_file() else search_layouts(root, labels, BRAIN)
+    items = sorted(with_unique_cases(items), key=lambda item: item["case"])
     if labels == "ignore":
         for item in items:
             item.pop("label", None)
     if labels == "required":
-        _require_labels(items, root)
+        require_labels(items, root, LABELS)
     if missing_modalities:
         for item in items:
             item["image"] = _with_absent(item["image"])
@@ -203,34 +192,6 @@ def _warn_of_absent(items: Sequence[Item]) -> None:
         logger.warning("%d of %d cases lack modalities: %s", len(lacking), len(items), first_names(lacking))
 
 
-def _require_labels(items: Sequence[Item], root: Path) -> None:
-    unlabelled = [item["case"] for item in items if "label" not in item]
-    if unlabelled:
-        msg = (
-            f"{root}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
-            "expected <case>_seg.nii.gz beside the images, or labelsTr beside imagesTr: "
-            "give the folder of the training cases, add the labels, or list with labels='optional'"
-        )
-        raise InputError(msg)
-
-
-def _with_unique_cases(items: Sequence[Item]) -> list[Item]:
-    """Names cases after their folders where files of several cases bear one name."""
-    count = Counter(item["case"] for item in items)
-    for item in items:
-        if count[item["case"]] > 1 and not isinstance(item["image"], str):
-            item["case"] = Path(item["image"][0]).parent.name
-    seen: dict[str, Item] = {}
-    for item in items:
-        other = seen.setdefault(item["case"], item)
-        if other is not item:
-            first, second = (i["image"] if isinstance(i["image"], str) else i["image"][0] for i in (other, item))
-            place = where(item["case"], second)
-            msg = f"{place}: the case is there twice, also as {first}; give a folder with one copy"
-            raise InputError(msg)
-    return list(items)
-
-
 def _make_item(files: Sequence[Path], label: Sequence[Path], scheme: str) -> Item:
     """Makes the item of one case; a scheme that its name tells wins."""
     case = case_of_files(files)
@@ -243,63 +204,12 @@ def _make_item(files: Sequence[Path], label: Sequence[Path], scheme: str) -> Ite
 
 
 def _single_file(path: Path) -> Item:
-    if not is_nifti(path):
-        msg = f"{path}: expected a folder or a NIfTI file (.nii.gz, .nii), and this is neither; give one of these"
-        raise InputError(msg)
+    require_nifti(path)
     role = role_of(path)
     if role is not None:
         msg = f"{path}: this is the {role} file of a case alone; give the case's folder, {path.parent}"
         raise InputError(msg)
-    return _make_item([path], _decathlon_label(path), DEFAULT_SCHEME)
-
-
-def _search(root: Path, labels: Labels) -> list[Item]:
-    """Finds the cases in a folder, by the first layouts that give any."""
-    if not root.is_dir():
-        above = next(folder for folder in root.parents if folder.is_dir())
-        msg = f"{root}: there is no such folder; {above} exists and holds {_listing(above)}; check dataset_dir"
-        raise InputError(msg)
-    folders = _nifti_folders(root)
-    found = {layout.name: items for layout in LAYOUTS if (items := layout.find(folders, labels))}
-    if len(found) > 1:
-        counts = " and ".join(f"{len(items)} cases of {name}" for name, items in found.items())
-        msg = f"{root}: holds {counts}; give the folder of one of them"
-        raise InputError(msg)
-    items = next(iter(found.values()), []) or _four_dimensional(folders)
-    if not items:
-        looked_for = "; or ".join([layout.looks_like for layout in LAYOUTS] + [LOOSE_FILES])
-        msg = (
-            f"{root}: no brain data set recognised; looked for {looked_for}; found {_listing(root)}; check dataset_dir"
-        )
-        raise InputError(msg)
-    return items
-
-
-def _listing(folder: Path) -> str:
-    """Returns the first entries of a folder, for a message."""
-    try:
-        names = sorted(
-            entry.name + "/" * entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith(".")
-        )
-    except OSError as error:
-        return f"what cannot be listed ({error.strerror})"
-    packed = any(name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".7z")) for name in names)
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return (", ".join(names[:MAX_NAMED]) or "nothing") + more + (" (unpack the archive)" if packed else "")
-
-
-def _nifti_folders(root: Path) -> Folders:
-    """Returns the NIfTI files of each folder; of a file there packed and unpacked, the packed one."""
-    folders: Folders = {}
-    for place, below, names in os.walk(root, followlinks=True):
-        folder = Path(place)
-        depth = len(folder.relative_to(root).parts)
-        below[:] = sorted(n for n in below if n not in SKIPPED and n[0] != ".") if depth < MAX_DEPTH else []
-        packed_last = sorted(filter(is_nifti, names), key=lambda name: name.lower().endswith(SUFFIXES[0]))
-        files = {stem(name): folder / name for name in packed_last}
-        if files:
-            folders[folder] = [files[name] for name in sorted(files)]
-    return folders
+    return _make_item([path], decathlon_label(path), DEFAULT_SCHEME)
 
 
 def _case_folders(folders: Folders, labels: Labels) -> list[Item]:
@@ -316,55 +226,25 @@ def _case_folders(folders: Folders, labels: Labels) -> list[Item]:
 
 def _decathlon(folders: Folders, labels: Labels) -> list[Item]:
     """Finds the Decathlon's folders of 4D files, with labels in a folder beside them."""
-    training = [folder for folder in folders if folder.name == "imagesTr"]
-    unlabelled = [folder for folder in folders if folder.name == "imagesTs"]
-    chosen = training if training and labels == "required" else training + unlabelled
+    chosen = decathlon_folders(folders, labels)
     for folder in chosen:
         _check_decathlon_channels(folder.parent / "dataset.json")
-    return [_make_item([file], _decathlon_label(file), "msd_brain") for folder in chosen for file in folders[folder]]
-
-
-def _decathlon_label(image: Path) -> list[Path]:
-    """Returns the label of a file in imagesTr, if there is one."""
-    if image.parent.name != "imagesTr":
-        return []
-    names = (image.parent.with_name("labelsTr") / (stem(image) + suffix) for suffix in SUFFIXES)
-    return [name for name in names if name.is_file()][:1]
+    return [_make_item([file], decathlon_label(file), "msd_brain") for folder in chosen for file in folders[folder]]
 
 
 def _check_decathlon_channels(description: Path) -> None:
     """Checks that dataset.json, where there is one, lists the modalities in our order."""
-    if not description.is_file():
-        return
-    try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-        channels = content.get("modality") or content.get("channel_names") or {}
-        names = [str(channels[number]) for number in sorted(channels, key=int)]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        msg = f"{description}: not a readable dataset.json ({error}); download or unpack the data set again"
-        raise InputError(msg) from error
+    names = decathlon_channels(description)
     if names and [ROLES.get(name.lower()) for name in names] != list(MODALITIES):
+        hint = f"; {BUNDLES['lits']}" if names == ["CT"] else ""
         msg = (
             f"{description}: the channels are {', '.join(names)}; expected {', '.join(MODALITIES)}: "
-            "give Task01_BrainTumour, or reorder the channels of the files and dataset.json"
+            f"give Task01_BrainTumour, or reorder the channels of the files and dataset.json{hint}"
         )
         raise InputError(msg)
 
 
-LAYOUTS = (
-    Layout(
-        "BraTS",
-        "case folders with <case>_{flair,t1,t1ce,t2}.nii.gz (BraTS 2018 to 2021) or <case>-{t2f,t1n,t1c,t2w}.nii.gz "
-        "(BraTS 2023, 2024)",
-        _case_folders,
-    ),
-    Layout("the Decathlon", "imagesTr/<case>.nii.gz with labelsTr (Decathlon, Task01_BrainTumour)", _decathlon),
-)
-
-LOOSE_FILES = "4D files <case>.nii.gz (x, y, z, 4)"
-
-
-def _four_dimensional(folders: Folders) -> list[Item]:
+def _four_dimensional(folders: Folders, labels: Labels) -> list[Item]:
     """Finds loose 4D files; one of them makes all files beside it cases, so that a wrong one is reported."""
     loose = [file for files in folders.values() for file in files if role_of(file) is None]
     return [_make_item([file], [], DEFAULT_SCHEME) for file in loose] if any(map(_may_be_4d, loose)) else []
@@ -375,3 +255,22 @@ def _may_be_4d(path: Path) -> bool:
         return len(read_header(path, stem(path)).shape) > 3
     except InputError:
         return True  # the check of the case says what is wrong with it
+
+
+LABELS = "<case>_seg.nii.gz beside the images, or labelsTr beside imagesTr"
+
+BRAIN = Layouts(
+    "brats",
+    "brain",
+    (
+        Layout(
+            "BraTS",
+            "case folders with <case>_{flair,t1,t1ce,t2}.nii.gz (BraTS 2018 to 2021) or "
+            "<case>-{t2f,t1n,t1c,t2w}.nii.gz (BraTS 2023, 2024)",
+            _case_folders,
+        ),
+        Layout("the Decathlon", "imagesTr/<case>.nii.gz with labelsTr (Decathlon, Task01_BrainTumour)", _decathlon),
+    ),
+    Layout("4D files", "4D files <case>.nii.gz (x, y, z, 4)", _four_dimensional),
+    MAX_DEPTH,
+)

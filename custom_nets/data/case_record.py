@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from custom_nets.data.checks import read_ct_header
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
 from custom_nets.transforms.headers import read_header
@@ -37,7 +38,7 @@ def record_cases(items: Iterable[Mapping[str, Any]]) -> list[RecordedCase]:
     """Reads the grids of cases from the headers of their images.
 
     Args:
-        items: as `brats_datalist` gives them; an entry of `image` may be None (an absent modality).
+        items: as `brats_datalist` or `lits_datalist` gives them; an entry of `image` may be None (an absent modality).
 
     Returns:
         The cases, in their order; also those whose image cannot be read.
@@ -107,7 +108,7 @@ def _record_case(item: Mapping[str, Any]) -> RecordedCase:
     files = [image] if isinstance(image, str | os.PathLike) else [file for file in image if file is not None]
     for file in files:
         try:
-            header = read_header(file, case)
+            header = read_ct_header(file, case) if os.path.isdir(file) else read_header(file, case)
         except InputError:
             continue
         x, y, z = header.shape[:3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -25,19 +25,27 @@ from custom_nets.transforms.modalities import (
 Item = dict[str, Any]
 
 
-def check_datalist(items: Iterable[Item], missing_modalities: bool = False) -> tuple[list[Item], list[str]]:
+Check = Callable[[Item], None]
+"""The check of one case; it raises an `InputError` that names case and file."""
+
+
+def check_datalist(
+    items: Iterable[Item], missing_modalities: bool = False, check: Check | None = None
+) -> tuple[list[Item], list[str]]:
     """Checks files and headers of every case, so that a caller may go on with the good ones.
 
     Args:
-        items: as `brats_datalist` gives them.
+        items: as `brats_datalist` or `lits_datalist` gives them.
         missing_modalities: see `check_case`.
+        check: of one case, such as `check_ct_case`; None takes `check_case`, for brain data.
 
     Returns:
         The good items, in their order, and one line for each of the others.
     """
     items = list(items)
+    check = check or partial(check_case, missing_modalities=missing_modalities)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        faults = list(pool.map(partial(_fault, missing_modalities=missing_modalities), items))
+        faults = list(pool.map(partial(_fault, check=check), items))
     good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
     return good, [fault for fault in faults if fault is not None]
 
@@ -86,26 +94,74 @@ def check_case(item: Mapping[str, Any], missing_modalities: bool = False) -> Non
     else:
         _check_modalities(case, entries, missing_modalities)
         headers = [_read_3d(file, case) for file in files]
-    if isinstance(label, list | tuple):
-        msg = f"{where(case, label[1])}: a second label beside {Path(label[0]).name}; keep one in the case's folder"
-        raise InputError(msg)
+    _check_one_label(case, label)
     if label is not None:
         headers.append(_read_3d(label, case))
     check_same_grid(case, headers)
 
 
-def _fault(item: Item, missing_modalities: bool) -> str | None:
+def check_ct_case(item: Mapping[str, Any]) -> None:
+    """Checks files and headers of one CT case; reads no voxels.
+
+    Args:
+        item: with `image` (a 3D file or the folder of a DICOM series), and where there are any `case` and `label`.
+
+    Raises:
+        InputError: naming case and file: image or label not 3D, on different grids, absent, unreadable or cut short,
+            several files or several DICOM series where there must be one.
+    """
+    image, label = item["image"], item.get("label")
+    if not isinstance(image, str | os.PathLike):
+        case = item.get("case", "without a name")
+        msg = f"case {case}: 'image' is {str(image)[:80]!r}; expected the name of one 3D file or DICOM folder"
+        raise InputError(msg)
+    case = str(item.get("case") or stem(image))
+    _check_one_label(case, label)
+    if label is not None and not os.path.exists(image):
+        place = where(case, label)
+        msg = f"{place}: a segmentation without its volume; expected {image}: copy it there, or remove the label"
+        raise InputError(msg)
+    headers = [read_ct_header(image, case)]
+    if label is not None:
+        headers.append(_read_3d(label, case, "a label map has one number a voxel, give the case's own"))
+    check_same_grid(case, headers)
+
+
+def read_ct_header(image: str | os.PathLike, case: str) -> VolumeHeader:
+    """Reads the grid of a CT image.
+
+    Args:
+        image: a 3D NIfTI file, or the folder of a DICOM series.
+        case: the case that messages name.
+
+    Raises:
+        InputError: when it is absent, unreadable, cut short or not 3D, or a folder does not hold one whole series.
+    """
+    if not os.path.isdir(image):
+        return _read_3d(image, case, "a CT case is one 3D file of Hounsfield units")
+    from custom_nets.transforms.dicom import read_dicom_header
+
+    return read_dicom_header(image, case)
+
+
+def _fault(item: Item, check: Check) -> str | None:
     try:
-        check_case(item, missing_modalities)
+        check(item)
     except InputError as error:
         return str(error)
     return None
 
 
-def _read_3d(path: str | os.PathLike, case: str) -> VolumeHeader:
+def _check_one_label(case: str, label: Any) -> None:
+    if isinstance(label, list | tuple):
+        msg = f"{where(case, label[1])}: a second label beside {Path(label[0]).name}; keep one in the case's folder"
+        raise InputError(msg)
+
+
+def _read_3d(path: str | os.PathLike, case: str, advice: str = "give one file a modality") -> VolumeHeader:
     header = read_header(path, case)
     if len(header.shape) != 3:
-        msg = f"{where(case, path)}: shape {header.shape}, expected a 3D volume (x, y, z); give one file a modality"
+        msg = f"{where(case, path)}: shape {header.shape}, expected a 3D volume (x, y, z); {advice}"
         raise InputError(msg)
     return header
 

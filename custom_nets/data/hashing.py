@@ -30,13 +30,13 @@ _NAMED = (torch.dtype, torch.device, np.dtype, types.ModuleType, type(None), boo
 def hash_case(item: Any) -> bytes:
     """Returns a hash of a data item, for `hash_func` of MONAI's persistent data sets.
 
-    It changes with the item's content, and with size or time of modification of every file that it names.
+    It changes with the item's content, and with size or time of modification of every file that it names; of a folder
+    (a DICOM series) with names, sizes and times of the files directly in it.
 
     Args:
-        item: file names, numbers, texts, arrays, in any nesting of mappings and sequences.
+        item: names of files and folders, numbers, texts, arrays, in any nesting of mappings and sequences.
     """
-    states = [os.stat(name) for name in _files(item)]
-    return _hash(f"{describe(item)} {[(s.st_size, s.st_mtime_ns) for s in states]}")
+    return _hash(f"{describe(item)} {list(_states(item))}")
 
 
 def hash_settings(transforms: Any) -> bytes:
@@ -111,14 +111,21 @@ def _hash(content: str | bytes) -> bytes:
     return sha256(content.encode() if isinstance(content, str) else content).hexdigest().encode()
 
 
-def _files(item: Any) -> Iterator[str]:
-    """The files that an item names, in an order that depends on its content alone."""
+def _states(item: Any) -> Iterator[tuple[str | int, ...]]:
+    """The states of the files that an item names, in an order that depends on its content alone."""
     if isinstance(item, (str, PurePath)):
         if os.path.isfile(item):
-            yield os.fspath(item)
+            yield _state(os.stat(item))
+        elif os.path.isdir(item):
+            files = (entry for entry in os.scandir(item) if entry.is_file())
+            yield from ((file.name, *_state(file.stat())) for file in sorted(files, key=lambda entry: entry.name))
     elif isinstance(item, Mapping):
         for key in sorted(item, key=describe):
-            yield from _files(item[key])
+            yield from _states(item[key])
     elif isinstance(item, (list, tuple)):
         for part in item:
-            yield from _files(part)
+            yield from _states(part)
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
