@@ -1,5 +1,5 @@
 # make demo    train, evaluate and infer on synthetic cases (or DATA=folder: your own), in a few minutes
-# make demo BUNDLE=nvnet_brats   the same with another bundle than ossnet_brats; likewise overfit
+# make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite
 # make lint    style and types
@@ -14,12 +14,17 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CONFIG := bundles/$(BUNDLE)/configs
 
-# What a bundle's demo does differently from its configs: on your data (real scans have voxels of about 1 mm and many
-# cases: the bundle's own size, small networks), and when it scores (ossnet_brats asks about every voxel; its default
-# search would pass over small false positives).
+# A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
+# of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are asked
+# about every voxel; the default search would pass over small false positives).
+PHANTOMS_ossnet_brats := brats --cases 40 --shape 96 96 64
+PHANTOMS_ossnet_lits  := lits --cases 30 --spacing 3.5
+PHANTOMS_nvnet_brats  := $(PHANTOMS_ossnet_brats)
 OWN_DATA_ossnet_brats := --image_size "[160,192,160]" --reduction 4 --cache_rate 0.0
+OWN_DATA_ossnet_lits  := --spacing 2.0
 OWN_DATA_nvnet_brats  := --crop_size "[96,112,96]"
 EVAL_KEYS_ossnet_brats := --inferer_mode dense
+EVAL_KEYS_ossnet_lits  := --inferer_mode dense
 
 ifdef DATA
 DEMO      := demo/$(BUNDLE)_own_data
@@ -27,7 +32,8 @@ DEMO_DATA := $(DATA)
 DEMO_KEYS := --validation 0.1 --test 0.2 --num_workers 2 --epoch_length 30 $(OWN_DATA_$(BUNDLE))
 else
 DEMO      := demo/$(BUNDLE)
-DEMO_DATA := demo/phantoms
+PHANTOMS  := $(PHANTOMS_$(BUNDLE))
+DEMO_DATA := demo/phantoms/$(firstword $(PHANTOMS))
 DEMO_KEYS :=
 EVAL_KEYS := $(EVAL_KEYS_$(BUNDLE))
 endif
@@ -57,7 +63,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 ifndef DATA
 	@echo "== 1/4 synthetic cases"
-	@$(BIN)/custom-nets phantom brats $(DEMO_DATA) --cases 40 --shape 96 96 64 --seed 0
+	@$(BIN)/custom-nets phantom $(firstword $(PHANTOMS)) $(DEMO_DATA) $(wordlist 2,99,$(PHANTOMS)) --seed 0
 else
 	@echo "== 1/4 your cases"
 	@$(BIN)/custom-nets check "$(DEMO_DATA)"

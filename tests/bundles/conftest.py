@@ -1,14 +1,21 @@
-"""Fixtures that the tests of the brain bundles share."""
+"""Fixtures that the tests of the bundles share."""
 
 from pathlib import Path
 
 import pytest
 
-from custom_nets.data import write_brain_phantoms
+from custom_nets.data import write_abdomen_phantoms, write_brain_phantoms
 
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
     write_brain_phantoms(folder, 4, (40, 40, 28), seed=5, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def abdomen_phantoms(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("abdomen_phantoms")
+    write_abdomen_phantoms(folder, 4, spacing=8.0, progress=False)
     return folder
