@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -27,21 +28,23 @@ def check_window(window: Sequence[float]) -> tuple[float, float]:
 
 
 class WindowHounsfield(Transform):
-    """Clips a CT `[1, H, W, D]` to a window of Hounsfield units and scales it to 0..1.
+    """Clips a CT `[1, H, W, D]` to a window of Hounsfield units and scales it to a part of 0..1.
 
     Air becomes 0, as does what scanners write outside their field of view (-2048, -3024), and as networks take what
-    lies outside an image. Works slab by slab: beside the result there is no copy of the volume. Metadata stay.
+    lies outside an image. One is the next power of two from the width of the window on: 512 for -200..250, whose upper
+    end becomes 0.879. So every whole Hounsfield unit is exact in half precision (of windows up to 2048 wide). Works
+    slab by slab: beside the result there is no copy of the volume. Metadata stay.
 
     Args:
-        window: Hounsfield units that become 0 and 1.
-        dtype: of the result. float16 halves the memory of float32; its rounding is at most 2.5e-4, a ninth of a
-            Hounsfield unit for the window -200..250.
+        window: Hounsfield units; the lower end becomes 0, what lies outside is clipped.
+        dtype: of the result. float16 halves the memory of float32.
 
     Raises: InputError for a window that is none.
     """
 
     def __init__(self, window: Sequence[float] = (-200, 250), dtype: torch.dtype = torch.float16) -> None:
         self.window = check_window(window)
+        self.unit = 2.0 ** math.ceil(math.log2(self.window[1] - self.window[0]))
         self.dtype = dtype
 
     def __call__(self, image: NdarrayOrTensor, source: str = "the image") -> torch.Tensor:
@@ -61,7 +64,7 @@ class WindowHounsfield(Transform):
         for units, scaled in zip(values.unbind(1), windowed.unbind(1), strict=True):
             slab = units.float()
             seen |= ((slab > low) & (slab < high)).any()
-            scaled.copy_((slab.clamp(low, high) - low) / (high - low))
+            scaled.copy_((slab.clamp(low, high) - low) / self.unit)
         if not seen:
             least, most = (float(bound) for bound in torch.aminmax(values))
             msg = (

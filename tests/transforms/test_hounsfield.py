@@ -21,37 +21,42 @@ def volume(*values):
     return torch.tensor([*values, 40.0]).reshape(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize(("hounsfield", "expected"), [(-200, 0), (25, 0.5), (250, 1), (137.5, 0.75)])
-def test_the_window_is_scaled_to_0_to_1(hounsfield, expected):
+UPPER = 450 / 512
+"""What the upper end of the window -200..250 becomes."""
+
+
+@pytest.mark.parametrize(("hounsfield", "expected"), [(-200, 0), (56, 0.5), (250, UPPER)])
+def test_the_window_is_scaled_by_the_next_power_of_two(hounsfield, expected):
     assert WindowHounsfield()(volume(hounsfield)).flatten()[0] == expected
 
 
-@pytest.mark.parametrize(("hounsfield", "expected"), [(-3024, 0), (-2048, 0), (-1000, 0), (-201, 0), (251, 1)])
+@pytest.mark.parametrize(("hounsfield", "expected"), [(-3024, 0), (-2048, 0), (-1000, 0), (-201, 0), (251, UPPER)])
 def test_what_lies_beyond_the_window_is_clipped(hounsfield, expected):
     assert WindowHounsfield()(volume(hounsfield)).flatten()[0] == expected
 
 
-@given(units)
-def test_half_precision_errs_by_less_than_a_four_thousandth(image):
-    image[0, 0, 0, 0] = 0
-    exact = (image.astype(np.float64).clip(-200, 250) + 200) / 450
-    assert np.abs(WindowHounsfield()(image).numpy().astype(np.float64) - exact).max() <= 2.5e-4
+@pytest.mark.parametrize("window", [(-200, 250), (-1024, 1024), (0, 80)])
+def test_whole_units_are_exact_in_half_precision(window):
+    image = torch.arange(*window).reshape(1, -1, 1, 1)
+    half, single = (WindowHounsfield(window, dtype)(image) for dtype in (torch.float16, torch.float32))
+    assert torch.equal(half.float(), single)
+    assert len(half.unique()) == image.numel()
 
 
 @given(units)
 def test_single_precision_is_the_formula(image):
     image[0, 0, 0, 0] = 0
-    exact = (image.astype(np.float64).clip(-160, 240) + 160) / 400
+    exact = (image.astype(np.float64).clip(-160, 240) + 160) / 512
     np.testing.assert_allclose(WindowHounsfield((-160, 240), torch.float32)(image), exact, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.float16, torch.float64])
 def test_the_type_of_the_file_does_not_matter(dtype):
-    assert WindowHounsfield()(volume(-1000, 25, 300).to(dtype)).flatten()[:3].tolist() == [0, 0.5, 1]
+    assert WindowHounsfield()(volume(-1000, 56, 300).to(dtype)).flatten()[:3].tolist() == [0, 0.5, UPPER]
 
 
 def test_a_list_of_a_config_is_a_window():
-    assert WindowHounsfield([0, 80])(volume()).item() == 0.5
+    assert WindowHounsfield([0, 80])(volume()).item() == 40 / 128
 
 
 def test_an_array_in_another_memory_order_keeps_its_voxels():
@@ -77,7 +82,7 @@ def test_affine_meta_and_applied_operations_stay():
 def test_a_flip_before_the_window_can_be_inverted_after_it():
     image = MetaTensor(volume(-1000, 300), affine=AFFINE)
     flip = Flip(0)
-    assert flip.inverse(WindowHounsfield()(flip(image))).flatten()[:2].tolist() == [0, 1]
+    assert flip.inverse(WindowHounsfield()(flip(image))).flatten()[:2].tolist() == [0, UPPER]
 
 
 def test_an_image_in_other_units_is_an_error_that_says_what_it_holds():
