@@ -50,6 +50,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
         depths: 3x3x3 convolutions of each level; None: one on the finest, where they cost most, two on the others.
         top_down: let every level but the finest take in the coarser one, see `PyramidEncoder`.
         neighbourhood: samples a side of the raw neighbourhood, a step apart, odd; 0 for none.
+        contrast: two intensities, low and high; encoder and decoder then also see the image clipped to them and
+            stretched to 0..1, for images in which the differences that matter are small (soft tissue in CT).
         hidden_features: width of the decoder's hidden layers.
         hidden_layers: how many of them.
         norm: normalisation by MONAI's names; one that needs no large batch.
@@ -57,7 +59,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
 
     Raises:
-        ValueError: for a neighbourhood that is not odd, a reduction below 1, or a spacing that is no length.
+        ValueError: for a neighbourhood that is not odd, a reduction below 1, a spacing that is no length, or a contrast
+            that is not low and high.
     """
 
     accepts_positions = True
@@ -73,6 +76,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         depths: Sequence[int] | None = None,
         top_down: bool = False,
         neighbourhood: int = 3,
+        contrast: Sequence[float] | None = None,
         hidden_features: int = 256,
         hidden_layers: int = 3,
         norm: str | tuple = ("group", {"num_groups": 8}),
@@ -90,14 +94,19 @@ class PyramidOSSNet(OccupancyNetworkBase):
         if spacing is not None and not spacing > 0:
             msg = f"spacing must be a length in mm or None, got {spacing}"
             raise ValueError(msg)
+        if contrast is not None and not (len(contrast) == 2 and contrast[0] < contrast[1]):
+            msg = f"contrast must be two intensities, low before high, or None, got {contrast}"
+            raise ValueError(msg)
+        self.contrast = contrast
         self.spacing = spacing
         self.neighbourhood = neighbourhood
         # The level whose cells are eight steps wide, or the next finer one.
         auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.reduction) * 2**i <= 8)
         depths = [1, *[2] * (len(channels) - 1)] if depths is None else depths
-        encoder = PyramidEncoder(in_channels, channels, depths, num_regions, auxiliary_level, norm, act, top_down)
+        views = in_channels * (1 if contrast is None else 2)
+        encoder = PyramidEncoder(views, channels, depths, num_regions, auxiliary_level, norm, act, top_down)
         self.encoder = encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        inputs = sum(channels) + in_channels * neighbourhood**3 + 3
+        inputs = sum(channels) + views * neighbourhood**3 + 3
         widths = [inputs, *[hidden_features] * hidden_layers]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
@@ -116,7 +125,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         spacing = _spacing(image)
         volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
         # Images may travel in half precision; the network keeps its own.
-        features, segmentation = self.encoder(volume.to(next(self.parameters()).dtype))
+        features, segmentation = self.encoder(self._views(volume.to(next(self.parameters()).dtype), dim=1))
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
 
     def decode(self, latent: PyramidLatent, image: Tensor, points: Tensor) -> Tensor:
@@ -138,9 +147,17 @@ class PyramidOSSNet(OccupancyNetworkBase):
             cells = torch.tensor(level.shape[1:4], dtype=torch.float32, device=points.device)
             parts.append(sample_features(level, share * cells - 0.5))
         if self.neighbourhood:
-            parts.append(sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent)).flatten(2))
+            samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
+            parts.append(self._views(samples, dim=2).flatten(2))
         parts.append(unit_coordinates(points, size))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
+
+    def _views(self, values: Tensor, dim: int) -> Tensor:
+        """What the network sees of intensities: with `contrast`, twice the channels along `dim`."""
+        if self.contrast is None:
+            return values
+        low, high = self.contrast
+        return torch.cat([values, (values.clamp(low, high) - low) / (high - low)], dim=dim)
 
     def _step(self, latent: PyramidLatent) -> Tensor | None:
         """A step in voxels `[B, 3]`, None where it is one voxel."""

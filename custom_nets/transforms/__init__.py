@@ -11,7 +11,7 @@ from custom_nets.transforms.cleaning import (
     KeepLargestRegion,
     KeepLargestRegiond,
 )
-from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd
+from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
 from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.occupancy import (
     AuxiliaryTargetd,
@@ -73,4 +73,5 @@ __all__ = [
     "WindowHounsfieldd",
     "case_name",
     "region_mesh",
+    "to_intensities",
 ]

@@ -27,6 +27,21 @@ def check_window(window: Sequence[float]) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
+def intensity_unit(window: Sequence[float]) -> float:
+    """Returns the Hounsfield units of one unit of intensity: the next power of two from the window's width on."""
+    low, high = check_window(window)
+    return 2.0 ** math.ceil(math.log2(high - low))
+
+
+def to_intensities(units: Sequence[float] | None, window: Sequence[float]) -> list[float] | None:
+    """Returns the intensities that `WindowHounsfield` gives Hounsfield units; for configs, None for None.
+
+    >>> to_intensities([-200, 56], (-200, 250))
+    [0.0, 0.5]
+    """
+    return None if units is None else [(unit - window[0]) / intensity_unit(window) for unit in units]
+
+
 class WindowHounsfield(Transform):
     """Clips a CT `[1, H, W, D]` to a window of Hounsfield units and scales it to a part of 0..1.
 
@@ -44,7 +59,7 @@ class WindowHounsfield(Transform):
 
     def __init__(self, window: Sequence[float] = (-200, 250), dtype: torch.dtype = torch.float16) -> None:
         self.window = check_window(window)
-        self.unit = 2.0 ** math.ceil(math.log2(self.window[1] - self.window[0]))
+        self.unit = intensity_unit(window)
         self.dtype = dtype
 
     def __call__(self, image: NdarrayOrTensor, source: str = "the image") -> torch.Tensor:

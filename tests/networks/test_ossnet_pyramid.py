@@ -261,3 +261,29 @@ def test_the_encoders_grid_counts_millimetres():
 def test_a_spacing_must_be_a_length():
     with pytest.raises(ValueError, match="spacing must be a length in mm or None, got 0"):
         small(spacing=0)
+
+
+@torch.no_grad()
+def test_contrast_adds_a_stretched_view_of_the_image():
+    """With weights that ignore the first view, the network is that of the clipped and stretched image."""
+    size = (20, 24, 16)  # the encoder's own: what is clipped is not averaged first
+    net, plain, image = small(contrast=(0.2, 0.7), reduction=1), small(reduction=1), an_image(size=size)
+    state = plain.state_dict()
+    first = next(key for key in state if key.startswith("encoder.levels.0") and state[key].ndim == 5)
+    state[first] = torch.cat([torch.zeros_like(state[first]), state[first]], dim=1)
+    features, raw = 8 + 16 + 16, 2 * 27
+    weight = state["decoder.0.weight"]
+    unseen = torch.zeros(len(weight), raw)
+    state["decoder.0.weight"] = torch.cat([weight[:, :features], unseen, weight[:, features:]], dim=1)
+    net.load_state_dict(state)
+    stretched = (image.clamp(0.2, 0.7) - 0.2) / 0.5
+    inner = torch.minimum(some_points(size=size).clamp(min=1), torch.tensor(size) - 2)  # neighbourhoods lie within
+    torch.testing.assert_close(
+        net.decode(net.encode(image), image, inner), plain.decode(plain.encode(stretched), stretched, inner)
+    )
+
+
+@pytest.mark.parametrize("contrast", [(0.7, 0.2), (0.5,)])
+def test_a_contrast_must_be_low_and_high(contrast):
+    with pytest.raises(ValueError, match="contrast must be two intensities"):
+        small(contrast=contrast)

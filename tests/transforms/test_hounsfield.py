@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Flip
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd
+from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
 
 units = arrays(np.float32, (1, 3, 4, 2), elements=st.floats(-3024, 3071, width=32))
 AFFINE = torch.tensor([[-0.7, 0, 0, 5], [0, -0.7, 0, 8], [0, 0, 2.5, -3], [0, 0, 0, 1]], dtype=torch.float64)
@@ -104,3 +104,9 @@ def test_a_window_that_is_none_is_an_error(window):
 
 def test_a_missing_image_is_allowed_on_request():
     assert WindowHounsfieldd("image", allow_missing_keys=True)({"case": "c1"}) == {"case": "c1"}
+
+
+def test_intensities_of_units_are_those_of_the_window():
+    values = WindowHounsfield((-200, 250), torch.float32)(volume(0, 200)).flatten()[:2].tolist()
+    assert to_intensities([0, 200], (-200, 250)) == values
+    assert to_intensities(None, (-200, 250)) is None
