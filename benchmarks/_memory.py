@@ -21,17 +21,22 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-            self.before = _resident("VmRSS")
+            restart_peak()
+            self.before = resident("VmRSS")
 
     def mebibytes(self) -> float:
         """The peak in MiB."""
         if self.device.type == "cuda":
             return (torch.cuda.max_memory_allocated(self.device) - self.before) / 2**20
-        return (_resident("VmHWM") - self.before) / 2**20
+        return (resident("VmHWM") - self.before) / 2**20
 
 
-def _resident(field: str) -> int:
-    """Bytes of one field of this process's status."""
+def restart_peak() -> None:
+    """Makes Linux forget the peak of this process so far."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident(field: str) -> int:
+    """Bytes of one field of this process's status: VmRSS, what it holds now, or VmHWM, the peak."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
