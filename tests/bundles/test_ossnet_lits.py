@@ -232,7 +232,7 @@ def test_the_window_of_hounsfield_units_is_a_key(name, trained):
     item = lits_datalist(trained["dataset_dir"])[0]
     units = np.asarray(nibabel.load(item["image"]).dataobj)
     image = parse(name, **trained, hu_window=[0, 100]).get_parsed_content("preprocessing")(item)["image"]
-    assert int((image == 1).sum()) == (units >= 100).sum()
+    assert int((image == 100 / 128).sum()) == (units >= 100).sum()
 
 
 def test_evaluation_writes_every_case_and_region(trained, tmp_path):
