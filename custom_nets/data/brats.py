@@ -6,10 +6,10 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from custom_nets.data.case_record import save_case_record
-from custom_nets.data.checks import Item, check_datalist, raise_faults
+from custom_nets.data.checks import Item, check_case, check_datalist, raise_faults
 from custom_nets.data.layouts import (
     BUNDLES,
     Folders,
@@ -26,7 +26,8 @@ from custom_nets.data.layouts import (
     search_layouts,
     with_unique_cases,
 )
-from custom_nets.data.splits import Section, apply_split, split_section
+from custom_nets.data.splits import Section, split_section
+from custom_nets.data.usable import usable_cases
 from custom_nets.errors import InputError, first_names
 from custom_nets.transforms.headers import read_header
 from custom_nets.transforms.modalities import (
@@ -157,15 +158,8 @@ def brats_cases(
         InputError: when no case can be used, or the split does not belong to the data set.
     """
     items = brats_datalist(dataset_dir, labels="optional", check=False, missing_modalities=missing_modalities)
-    if split_file is not None:
-        items = apply_split(items, split_file, (section,))[section]
-    if record is not None:
-        save_case_record(record, items)
-    good, faults = check_datalist(items, missing_modalities)
-    if not good:
-        raise_faults(faults or [f"{dataset_dir}: no case in section '{section}' of {split_file}"], len(items))
-    for fault in faults:
-        logger.error("left out: %s", fault)
+    check = partial(check_case, missing_modalities=missing_modalities)
+    good = usable_cases(items, check, dataset_dir, split_file, section, record)
     _warn_of_absent(good)
     return good
 

@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from custom_nets.data.case_record import save_case_record
 from custom_nets.data.checks import Item, check_ct_case, check_datalist, raise_faults
 from custom_nets.data.layouts import (
     BUNDLES,
@@ -32,7 +31,8 @@ from custom_nets.data.layouts import (
     search_layouts,
     with_unique_cases,
 )
-from custom_nets.data.splits import Section, apply_split, split_section
+from custom_nets.data.splits import Section, split_section
+from custom_nets.data.usable import usable_cases
 from custom_nets.errors import InputError, first_names
 from custom_nets.transforms.headers import read_header
 from custom_nets.transforms.modalities import LABEL, MODALITIES, SUFFIXES, is_nifti, role_of, stem
@@ -136,15 +136,7 @@ def lits_cases(
     """
     _check_identity_option(identity_affines)
     items = _list_cases(dataset_dir, "optional")
-    if split_file is not None:
-        items = _in_order(apply_split(items, split_file, (section,))[section])
-    if record is not None:
-        save_case_record(record, items)
-    good, faults = check_datalist(items, check=check_ct_case)
-    if not good:
-        raise_faults(faults or [f"{dataset_dir}: no case in section '{section}' of {split_file}"], len(items))
-    for fault in faults:
-        logger.error("left out: %s", fault)
+    good = _in_order(usable_cases(items, check_ct_case, dataset_dir, split_file, section, record))
     return _settle(good, identity_affines, report=True)
 
 
