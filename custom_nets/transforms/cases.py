@@ -80,7 +80,7 @@ class _DicomReader(ImageReader):
         return is_dicom_folder(ensure_tuple(filename)[0])
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[VolumeHeader, np.ndarray]:
-        return read_dicom(ensure_tuple(data)[0], self.case, np.float32)
+        return read_dicom(ensure_tuple(data)[0], self.case)
 
     def get_data(self, img: tuple[VolumeHeader, np.ndarray]) -> tuple[np.ndarray, dict]:
         header, voxels = img

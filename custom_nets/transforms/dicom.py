@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from monai.data.utils import orientation_ras_lps
 from monai.utils import optional_import
-from numpy.typing import DTypeLike
 
 from custom_nets.errors import InputError, first_names
 from custom_nets.transforms.headers import VolumeHeader, where
 
-GAP_TOLERANCE = 0.01
-"""Distances between neighbouring slices may differ this much: as a part of them, or in mm where that is more."""
+GAP_TOLERANCE = 0.15
+"""Distances between neighbouring slices may differ this much: as a part of them, or in mm where that is more.
+
+Some scanners round positions to 0.1 mm, so that slices of 0.625 mm lie 0.6 and 0.7 mm apart."""
 
 STRAIGHTNESS_TOLERANCE = 0.1
 """A slice may lie this part of the distance between slices away from the place that the affine gives it."""
@@ -119,43 +120,24 @@ def read_dicom_header(folder: str | os.PathLike, case: str) -> VolumeHeader:
     return _read_grid(folder, case).header
 
 
-def read_dicom_voxels(folder: str | os.PathLike, case: str) -> np.ndarray:
-    """Reads the voxels of a CT series in Hounsfield units.
+def read_dicom(folder: str | os.PathLike, case: str) -> tuple[VolumeHeader, np.ndarray]:
+    """Reads the grid and the voxels of a CT series.
 
     Args:
         folder: a folder of DICOM files, one slice a file.
         case: the case that messages name.
 
     Returns:
-        Voxels (x, y, z), int16 where that holds all of them exactly and float32 elsewhere.
-
-    Raises:
-        InputError: when `read_dicom_header` finds a fault, or the pixels of a file cannot be read.
-    """
-    return read_dicom(folder, case)[1]
-
-
-def read_dicom(folder: str | os.PathLike, case: str, dtype: DTypeLike | None = None) -> tuple[VolumeHeader, np.ndarray]:
-    """Reads the grid and the voxels of a CT series, its headers once.
-
-    Args:
-        folder: a folder of DICOM files, one slice a file.
-        case: the case that messages name.
-        dtype: type of the voxels; None takes int16 where that holds all of them exactly and float32 elsewhere.
-
-    Returns:
-        What `read_dicom_header` and `read_dicom_voxels` return.
+        What `read_dicom_header` returns, and the Hounsfield units (x, y, z), float32.
 
     Raises:
         InputError: when `read_dicom_header` finds a fault, or the pixels of a file cannot be read.
     """
     files, header = _read_grid(folder, case)
-    voxels = np.empty(header.shape, dtype or np.int16)
-    for start in range(0, len(files), _SLAB):
-        slab = np.stack([_read_pixels(file, case) for file in files[start : start + _SLAB]], axis=-1)
-        if dtype is None and voxels.dtype == np.int16 and not _fits_int16(slab):
-            voxels = voxels.astype(np.float32)
-        voxels[..., start : start + _SLAB] = slab
+    voxels = np.empty(header.shape, np.float32)
+    for start in range(0, len(files), _SLAB):  # a slice at a time would write single voxels far apart
+        slices = [_read_pixels(file, case) for file in files[start : start + _SLAB]]
+        voxels[..., start : start + _SLAB] = np.stack(slices, axis=-1)
     return header, voxels
 
 
@@ -232,13 +214,6 @@ def _read_pixels(path: str, case: str) -> np.ndarray:
         raise _unreadable(path, case, error) from error
     pixels: np.ndarray = itk.array_from_image(reader.GetOutput())[0].T
     return pixels
-
-
-def _fits_int16(values: np.ndarray) -> bool:
-    """Returns whether int16 holds all values exactly."""
-    bounds = np.iinfo(np.int16)
-    within = bounds.min <= values.min() and values.max() <= bounds.max
-    return bool(within and (values == np.rint(values)).all())
 
 
 def _check_one_series(folder: str | os.PathLike, case: str, images: Sequence[_Image]) -> None:
