@@ -13,8 +13,6 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import Invertd
 
 from custom_nets.data import brats_datalist, load_split, stack_case
-from custom_nets.networks import OSSNet
-from custom_nets.networks.ossnet import VARIANTS
 from custom_nets.transforms.modalities import MODALITIES
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
@@ -92,15 +90,6 @@ def test_paper_restores_the_published_network(variant, parameters):
     assert net.grid_size == (128, 128, 80)
 
 
-@pytest.mark.parametrize("first", ["train", "inference"])
-@pytest.mark.parametrize("variant", ["onet", "a", "b", "c", "d"])
-def test_published_variants_are_one_override_away(first, variant):
-    net = parse(first, "variant", variant=variant).get_parsed_content("network_def")
-    assert isinstance(net, OSSNet)
-    assert net.variant == VARIANTS[variant]
-    assert net.coordinates == "unit"
-
-
 @pytest.mark.parametrize("override", ["variant", "paper"])
 def test_published_variants_train(override, phantoms, tmp_path):
     keys = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), **TINY}
@@ -123,11 +112,6 @@ def test_a_missing_model_is_one_line(phantoms, tmp_path):
     assert done.returncode != 0
     assert f"error: {tmp_path}/model.pt: there is no such model" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(("variant", "prior"), [("onet", "none"), ("a", "none"), ("c", "restrict"), ("d", "restrict")])
-def test_paper_asks_for_a_prior_only_where_the_encoder_has_one(variant, prior):
-    assert parse("train", "paper", variant=variant).get_parsed_content("validate#inferer").prior == prior
 
 
 def test_paper_pads_as_published():

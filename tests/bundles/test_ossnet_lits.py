@@ -12,8 +12,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from custom_nets.data import lits_datalist, load_split
-from custom_nets.networks import OSSNet, PyramidOSSNet
-from custom_nets.networks.ossnet import VARIANTS
+from custom_nets.networks import PyramidOSSNet
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
 
@@ -150,20 +149,6 @@ def test_paper_stretches_every_scan_to_one_size(first):
     parser = parse(first, "paper", image_size=[16, 16, 16])
     stretch = parser.get_parsed_content("preprocessing").transforms[-1]
     assert stretch({"image": torch.rand(1, 8, 6, 3)})["image"].shape == (1, 16, 16, 16)
-
-
-@pytest.mark.parametrize(("variant", "prior"), [("onet", "none"), ("a", "none"), ("c", "restrict"), ("d", "restrict")])
-def test_paper_asks_for_a_prior_only_where_the_encoder_has_one(variant, prior):
-    assert parse("train", "paper", variant=variant).get_parsed_content("validate#inferer").prior == prior
-
-
-@pytest.mark.parametrize("first", ["train", "inference"])
-@pytest.mark.parametrize("variant", ["onet", "a", "b", "c", "d"])
-def test_published_variants_are_one_override_away(first, variant):
-    net = parse(first, "variant", variant=variant).get_parsed_content("network_def")
-    assert isinstance(net, OSSNet)
-    assert net.variant == VARIANTS[variant]
-    assert net.coordinates == "unit"
 
 
 @pytest.mark.parametrize(("override", "numbers"), [("variant", {0, 1, 2}), ("paper", {0, 1})])
