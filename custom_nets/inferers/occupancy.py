@@ -15,10 +15,11 @@ from monai.utils import StrEnum, convert_to_dst_type
 
 from custom_nets.errors import InputError
 from custom_nets.inferers.lattice import Shape
-from custom_nets.inferers.output_grid import OutputGrid, Triple, checked_spacing, describe, item_spacings, spanning_grid
+from custom_nets.inferers.output_grid import OutputGrid, Triple, checked_spacing, describe, spanning_grid
 from custom_nets.inferers.published import published_volume
 from custom_nets.inferers.queries import OccupancyNetwork, QueryStats, VolumeQuery, item_of, synchronize
 from custom_nets.inferers.surface import surface_volume, write
+from custom_nets.networks.occupancy import item_spacings
 
 _CHUNK_ON_CPU = 2_048  # keeps a chunk's activations in the cache
 _CHUNK_ELSEWHERE = 65_536
@@ -201,7 +202,7 @@ class OccupancyInferer(Inferer):
         if self.step_unit == StepUnit.VOXEL:
             sides = [(1.0, 1.0, 1.0)] * len(inputs)
         else:
-            sides = item_spacings(inputs)
+            sides = [(h, w, d) for h, w, d in item_spacings(inputs).tolist()]
             if grid is not None:
                 sides = [(h * grid.step[0], w * grid.step[1], d * grid.step[2]) for h, w, d in sides]
         return [_Steps(*(_in_voxels(step, s) for step in (self.coarse_step, self.candidate_step))) for s in sides]

@@ -115,18 +115,6 @@ def describe(volumes: torch.Tensor, image: torch.Tensor, grid: OutputGrid) -> Me
     return result
 
 
-def item_spacings(image: torch.Tensor) -> list[Triple]:
-    """The spacing along H, W and D of each batch item, in millimetres; a plain tensor counts as 1 mm.
-
-    Args:
-        image: `[B, C, H, W, D]`; a MetaTensor has its own affine, `[4, 4]` or `[B, 4, 4]`.
-    """
-    if not isinstance(image, MetaTensor):
-        return [(1.0, 1.0, 1.0)] * len(image)
-    sides = [affine_to_spacing(affine).tolist() for affine in image.affine.reshape(-1, 4, 4)]
-    return [(h, w, d) for h, w, d in (sides if len(sides) == len(image) else sides * len(image))]
-
-
 def _spacing_of(affine: torch.Tensor, batch: int) -> list[float]:
     """The spacing `[3]` in millimetres that all items of a batch share."""
     if tuple(affine.shape) not in ((4, 4), (batch, 4, 4)):

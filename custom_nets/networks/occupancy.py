@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
@@ -113,3 +115,14 @@ def unit_coordinates(points: Tensor, image_size: Sequence[int]) -> Tensor:
 def plain_tensor(tensor: Tensor) -> Tensor:
     """Strips MONAI's metadata, which costs time at every operation."""
     return tensor.as_subclass(Tensor)
+
+
+def item_spacings(image: Tensor) -> Tensor:
+    """Spacing of each item of a batch `[B, C, H, W, D]` in mm `[B, 3]`; a plain tensor counts as 1 mm isotropic.
+
+    A MetaTensor has its own affine, `[4, 4]` or `[B, 4, 4]`.
+    """
+    if not isinstance(image, MetaTensor):
+        return torch.ones(len(image), 3, dtype=torch.float64)
+    affines = image.affine.reshape(-1, 4, 4).expand(len(image), 4, 4)
+    return torch.stack([affine_to_spacing(affine) for affine in affines])

@@ -8,13 +8,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from monai.data import MetaTensor
-from monai.data.utils import affine_to_spacing
 from monai.networks.layers.utils import get_act_layer
 from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
-from custom_nets.networks.occupancy import OccupancyNetworkBase, plain_tensor, resize_to_grid, unit_coordinates
+from custom_nets.networks.occupancy import (
+    OccupancyNetworkBase,
+    item_spacings,
+    plain_tensor,
+    resize_to_grid,
+    unit_coordinates,
+)
 from custom_nets.networks.pyramid_encoder import PyramidEncoder
 from custom_nets.networks.sampling import sample_features, sample_neighbourhoods
 
@@ -122,7 +126,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
 
         The spacing is read from the affine of a `MetaTensor`; any other tensor counts as 1 mm isotropic.
         """
-        spacing = _spacing(image)
+        spacing = item_spacings(image).to(image.device, torch.float32)
         volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(self._views(volume.to(next(self.parameters()).dtype), dim=1))
@@ -172,11 +176,3 @@ class PyramidOSSNet(OccupancyNetworkBase):
         return [
             max(math.ceil(n / (r * coarsest) - 1e-3), 1) * coarsest for n, r in zip(steps, self.reduction, strict=True)
         ]
-
-
-def _spacing(image: Tensor) -> Tensor:
-    """Spacing of the voxels in mm `[B, 3]`."""
-    if not isinstance(image, MetaTensor):
-        return torch.ones(len(image), 3, device=image.device)
-    affines = image.affine.reshape(-1, 4, 4).expand(len(image), 4, 4)
-    return torch.stack([affine_to_spacing(affine) for affine in affines]).to(image.device, torch.float32)

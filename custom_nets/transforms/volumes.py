@@ -50,11 +50,6 @@ def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parts, sizes[1:]
 
 
-def count_components(mask: np.ndarray) -> int:
-    """Returns the number of connected parts of a binary mask `[H, W, D]`; voxels that share a corner are connected."""
-    return len(label_parts(region_in_box(mask, 0)[0])[1])
-
-
 def longest_diameter(voxels: np.ndarray, axes: np.ndarray) -> float:
     """Returns the longest diameter of a part: between its farthest voxel centres, plus one voxel along that line.
 
