@@ -1,9 +1,8 @@
-"""Geometry of voxel lattices: flat indices, coarse lattices, interpolation and dilation on them."""
+"""Geometry of voxel lattices: flat indices, coarse and finer lattices, interpolation and dilation on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ Shape = tuple[int, int, int]
 Axes = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _ROWS_AT_ONCE = 32
+_CELLS_AT_ONCE = 1 << 15
 
 
 def to_points(flat: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -27,11 +27,10 @@ def to_flat(points: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return (points[:, 0] * width + points[:, 1]) * depth + points[:, 2]
 
 
-def neighbour_offsets(shape: Sequence[int]) -> list[int]:
-    """Differences of flat index between a voxel and its 26 neighbours, in a volume of `shape` (H, W, D)."""
+def face_offsets(shape: Sequence[int]) -> list[int]:
+    """Differences of flat index between a voxel and its six face neighbours, in a volume of `shape` (H, W, D)."""
     _, width, depth = shape
-    steps = product((-1, 0, 1), repeat=3)
-    return [(i * width + j) * depth + k for i, j, k in steps if (i, j, k) != (0, 0, 0)]
+    return [-width * depth, -depth, -1, 1, depth, width * depth]
 
 
 def coarse_axis(size: int, step: int, device: torch.device) -> torch.Tensor:
@@ -39,6 +38,11 @@ def coarse_axis(size: int, step: int, device: torch.device) -> torch.Tensor:
     indices = torch.arange(0, size, step, device=device)
     last = indices.new_tensor([size - 1])
     return indices if int(indices[-1]) == size - 1 else torch.cat((indices, last))
+
+
+def thinned_axis(axis: torch.Tensor, every: int) -> torch.Tensor:
+    """Every `every`-th index of a lattice axis, and its last one."""
+    return torch.unique(torch.cat((axis[::every], axis[-1:])))
 
 
 def halved_axis(axis: torch.Tensor) -> torch.Tensor:
@@ -76,22 +80,99 @@ def interpolate_axis(values: torch.Tensor, axis: int, positions: torch.Tensor, t
     return torch.lerp(values.index_select(axis, lower), values.index_select(axis, upper), weight)
 
 
-def fill_from_lattice(out: torch.Tensor, margin: torch.Tensor, axes: Axes) -> None:
-    """Sets `out` `[R, H, W, D]` to 1 where the trilinear interpolation of `margin` is positive, elsewhere to 0.
+def refine_lattice(values: torch.Tensor, axes: Axes, finer: Axes) -> torch.Tensor:
+    """Trilinear interpolation of values `[R, h, w, d]` on a lattice at the points of a finer one that contains it."""
+    for axis, (given, wanted) in enumerate(zip(axes, finer, strict=True), start=1):
+        values = interpolate_axis(values, axis, given, wanted)
+    return values
+
+
+def fill_from_lattice(out: torch.Tensor, margin: torch.Tensor, axes: Axes) -> torch.Tensor:
+    """Sets `out` to 1 where the trilinear interpolation of `margin` is positive.
+
+    Only cells whose corners differ in sign are interpolated; the others are filled with what their corners are. So the
+    work grows with the surface, but for the filling itself.
 
     Args:
-        out: the volume to fill.
+        out: volume of zeros to fill `[R, H, W, D]`.
         margin: signed values at the lattice points `[R, h, w, d]`, positive inside.
-        axes: voxel indices of the lattice along H, W and D.
+        axes: voxel indices of the lattice along H, W and D, from the first voxel to the last.
+
+    Returns:
+        Flat indices `[N]` of the voxels of those cells, in no order; those that cells share appear several times. Any
+        two face neighbours that differ in `out` are among them.
     """
-    _, height, width, depth = out.shape
-    # Row by row, the rows first: the other axes grow the data most, and no float copy of the whole volume is made.
-    for rows in torch.arange(height, device=margin.device).split(_ROWS_AT_ONCE):
-        part = interpolate_axis(margin, 1, axes[0], rows)
-        for axis, size in ((2, width), (3, depth)):
-            part = interpolate_axis(part, axis, axes[axis - 1], torch.arange(size, device=margin.device))
-        start = int(rows[0])
-        out[:, start : start + len(rows)] = part > 0
+    inside = margin > 0
+    _fill_cells(out, inside, axes)
+    voxels = out.view(len(out), -1)
+    found = [axes[0].new_empty(0)]
+    for cells in _mixed_cells(inside).nonzero().split(_CELLS_AT_ONCE):
+        flat, values = _interpolate_cells(margin, axes, cells, out.shape[1:])
+        voxels[:, flat] = (values > 0).to(out.dtype)
+        found.append(flat)
+    return torch.cat(found)
+
+
+def _fill_cells(out: torch.Tensor, inside: torch.Tensor, axes: Axes) -> None:
+    """Gives every voxel what the lower corner of its cell is: right for all cells but the mixed ones."""
+    box, lower = [], []
+    for axis, (indices, size) in enumerate(zip(axes, out.shape[1:], strict=True), start=1):
+        others = [a for a in range(4) if a != axis]
+        occupied = inside.any(dim=others[2]).any(dim=others[1]).any(dim=others[0]).nonzero()
+        if len(occupied) == 0:
+            return
+        start, last = int(indices[occupied[0]]), int(occupied[-1]) + 1
+        stop = int(indices[last]) if last < len(indices) else size
+        box.append((start, stop))
+        targets = torch.arange(start, stop, device=indices.device)
+        lower.append(torch.searchsorted(indices, targets, right=True) - 1)
+    (top, bottom), *sides = box
+    inner = inside[:, :, lower[1]][:, :, :, lower[2]]
+    # Some rows at a time: no second volume is made.
+    for start in range(top, bottom, _ROWS_AT_ONCE):
+        rows = lower[0][start - top : start - top + _ROWS_AT_ONCE]
+        target = out[:, start : start + len(rows), sides[0][0] : sides[0][1], sides[1][0] : sides[1][1]]
+        target.copy_(inner[:, rows])
+
+
+def _mixed_cells(inside: torch.Tensor) -> torch.Tensor:
+    """The cells of a lattice `[h - 1, w - 1, d - 1]` whose corners are not all alike in some region.
+
+    An axis of one point counts as one cell.
+    """
+    every, some = inside, inside
+    for axis in (1, 2, 3):
+        count = max(inside.shape[axis] - 1, 1)
+        start = inside.shape[axis] - count
+        every = every.narrow(axis, 0, count) & every.narrow(axis, start, count)
+        some = some.narrow(axis, 0, count) | some.narrow(axis, start, count)
+    return (some & ~every).any(dim=0)
+
+
+def _interpolate_cells(
+    margin: torch.Tensor, axes: Axes, cells: torch.Tensor, shape: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat indices `[N]` and trilinear values `[R, N]` of all voxels of some cells `[M, 3]`, their faces included."""
+    ends, positions, shares = [], [], []
+    for axis, indices in enumerate(axes):
+        lower = cells[:, axis]
+        upper = (lower + 1).clamp(max=len(indices) - 1)
+        first, last = indices[lower], indices[upper]
+        gap = int((indices[1:] - indices[:-1]).max()) if len(indices) > 1 else 0
+        steps = torch.arange(gap + 1, device=indices.device)
+        position = torch.minimum(first[:, None] + steps, last[:, None])  # [M, gap + 1]
+        ends.append(torch.stack((lower, upper), dim=1))
+        positions.append(position)
+        shares.append((position - first[:, None]) / (last - first).clamp(min=1)[:, None])
+    rows, columns, slices = ends
+    values = margin[:, rows[:, :, None, None], columns[:, None, :, None], slices[:, None, None, :]]  # [R, M, 2, 2, 2]
+    for axis, share in enumerate(shares, start=2):
+        low, high = values.split(1, dim=axis)
+        weight = share.view(len(share), *(share.shape[1] if a == axis else 1 for a in range(2, 5)))
+        values = torch.lerp(low, high, weight.to(values.dtype))
+    height, width, depth = positions
+    flat = (height[:, :, None, None] * shape[1] + width[:, None, :, None]) * shape[2] + depth[:, None, None, :]
+    return flat.flatten(), values.flatten(1)
 
 
 def sample_segmentation(segmentation: torch.Tensor, axes: Axes, shape: Sequence[int]) -> torch.Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -18,12 +18,14 @@ from custom_nets.inferers.lattice import Shape
 from custom_nets.inferers.output_grid import OutputGrid, Triple, checked_spacing, describe, spanning_grid
 from custom_nets.inferers.published import published_volume
 from custom_nets.inferers.queries import OccupancyNetwork, QueryStats, VolumeQuery, item_of, synchronize
-from custom_nets.inferers.surface import surface_volume, write
+from custom_nets.inferers.surface import SurfaceSteps, surface_volume, write
 from custom_nets.networks.occupancy import item_spacings
 
 _CHUNK_ON_CPU = 2_048  # keeps a chunk's activations in the cache
 _CHUNK_ELSEWHERE = 65_536
 _DENSE_BLOCK = 1 << 18
+_CAUTIOUS_PRIOR = 0.25
+_PUBLISHED_PRIOR = 0.5
 
 
 class OccupancyMode(StrEnum):
@@ -63,12 +65,12 @@ class OccupancyInferer(Inferer):
 
     Modes:
 
-    - `surface`: asks a coarse lattice, guesses the rest by interpolation, then asks every voxel whose 3x3x3
-      neighbourhood is not constant in some region, corrects it, and goes on until nothing new is left to ask.
-      Above or below the threshold, the result equals the dense one in every 26-connected component of foreground or
-      background that holds an asked voxel; only a component that slips through the lattice whole can be wrong (an
+    - `surface`: asks a coarse lattice, guesses a lattice of half the step by interpolation, asks those of its points
+      that a face neighbour contradicts until none is contradicted any more, and so on down to the voxels.
+      Above or below the threshold, the result equals the dense one in every 6-connected component of foreground or
+      background that holds an asked voxel; only a component that slips through the lattices whole can be wrong (an
       object or a hole thinner than `coarse_step` everywhere). Voxels that were asked carry the network's
-      probability, all others exactly 0 or 1. Any two neighbouring voxels on different sides of the threshold were
+      probability, all others exactly 0 or 1. Any two face neighbours on different sides of the threshold were
       both asked, so marching cubes at the threshold meets only true probabilities.
     - `published`: the search of the paper's code (strides 4, 2, 1, dilations only), for comparison. `coarse_step`
       has no effect. Unlike the paper's code it takes images of any size.
@@ -81,7 +83,7 @@ class OccupancyInferer(Inferer):
       small objects; misses nothing that `none` finds.
     - `restrict`: the lattice only within one coarse cell of the prior region (in mode `published`: only inside it,
       the paper's fast mode). Fewest queries, but an object that the prior misses is lost unless its surface joins
-      one that it hits.
+      one that it hits; or unless `scan_step` finds it.
 
     The result lies on the image's voxels, or with `output_spacing` on a finer or coarser grid over the same box of
     space, with the same axes: max(1, round(H x image spacing / output spacing)) voxels along H, and likewise W and D,
@@ -99,11 +101,15 @@ class OccupancyInferer(Inferer):
         coarse_step: spacing of the lattice; the last index of each axis always belongs to it.
         candidate_step: spacing of a second lattice, asked inside the outermost region once that is found, so that a
             small lesion between the points of the first is not lost; None: there is none. Mode `surface` alone.
-        step_unit: what these two are measured in: `voxel`, or `mm`, which is rounded to whole voxels along each axis
+        scan_step: spacing of a sparser lattice, asked everywhere besides, so that prior `restrict` does not lose what
+            the auxiliary segmentation misses; best `coarse_step` times a power of two. None: there is none. Mode
+            `surface` with prior `restrict` alone.
+        step_unit: what these three are measured in: `voxel`, or `mm`, which is rounded to whole voxels along each axis
             (at least one; the spacing is read from the affine, a plain tensor counts as 1 mm).
         threshold: a region holds the voxels whose probability is strictly above it.
         prior: `none`, `union` or `restrict`.
-        prior_threshold: the prior region holds the voxels strictly above it, in any region.
+        prior_threshold: the prior region holds the voxels strictly above it, in any region; None: 0.25, for a miss
+            costs more than a few questions, and 0.5 in mode `published`.
         points_per_chunk: most points in one call of `decode`; None: what the network prefers, and where it prefers
             nothing, 2,048 on a CPU and 65,536 elsewhere.
         output_spacing: spacing of the result in millimetres, one for all axes or one each for H, W and D; needs a
@@ -124,10 +130,11 @@ class OccupancyInferer(Inferer):
         coarse_step: float = 4,
         threshold: float = 0.5,
         prior: str = OccupancyPrior.NONE,
-        prior_threshold: float = 0.5,
+        prior_threshold: float | None = None,
         points_per_chunk: int | None = None,
         output_spacing: float | Sequence[float] | None = None,
         candidate_step: float | None = None,
+        scan_step: float | None = None,
         step_unit: str = StepUnit.VOXEL,
         output_dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -137,7 +144,10 @@ class OccupancyInferer(Inferer):
         self.step_unit = StepUnit(_checked_choice("step_unit", step_unit, StepUnit))
         self.coarse_step = self._checked_step("coarse_step", coarse_step)
         self.candidate_step = None if candidate_step is None else self._checked_step("candidate_step", candidate_step)
+        self.scan_step = None if scan_step is None else self._checked_step("scan_step", scan_step)
         self.threshold = _checked_probability("threshold", threshold)
+        if prior_threshold is None:
+            prior_threshold = _PUBLISHED_PRIOR if self.mode == OccupancyMode.PUBLISHED else _CAUTIOUS_PRIOR
         self.prior_threshold = _checked_probability("prior_threshold", prior_threshold)
         self.points_per_chunk = (
             None if points_per_chunk is None else _checked_count("points_per_chunk", points_per_chunk)
@@ -147,6 +157,11 @@ class OccupancyInferer(Inferer):
         self.stats = QueryStats()
         if self.mode == OccupancyMode.PUBLISHED and self.prior == OccupancyPrior.UNION:
             msg = "prior is 'union', unknown to mode 'published'; expected 'none' (standard) or 'restrict' (optimized)"
+            raise InputError(msg)
+        if self.scan_step is not None and not self.scan_step >= self.coarse_step:
+            msg = (
+                f"scan_step is {scan_step}, finer than coarse_step ({coarse_step}); expected at least as much, or null"
+            )
             raise InputError(msg)
 
     @torch.no_grad()
@@ -197,7 +212,7 @@ class OccupancyInferer(Inferer):
             raise InputError(msg)
         return spanning_grid(inputs, self.output_spacing)
 
-    def _steps(self, inputs: torch.Tensor, grid: OutputGrid | None) -> list[_Steps]:
+    def _steps(self, inputs: torch.Tensor, grid: OutputGrid | None) -> list[SurfaceSteps]:
         """The steps of the lattices for each batch item, in voxels of the result."""
         if self.step_unit == StepUnit.VOXEL:
             sides = [(1.0, 1.0, 1.0)] * len(inputs)
@@ -205,7 +220,8 @@ class OccupancyInferer(Inferer):
             sides = [(h, w, d) for h, w, d in item_spacings(inputs).tolist()]
             if grid is not None:
                 sides = [(h * grid.step[0], w * grid.step[1], d * grid.step[2]) for h, w, d in sides]
-        return [_Steps(*(_in_voxels(step, s) for step in (self.coarse_step, self.candidate_step))) for s in sides]
+        lengths = (self.coarse_step, self.scan_step, self.candidate_step)
+        return [SurfaceSteps(*(_in_voxels(length, side) for length in lengths)) for side in sides]
 
     def _infer(
         self,
@@ -213,7 +229,7 @@ class OccupancyInferer(Inferer):
         latent: Any,
         network: OccupancyNetwork,
         grid: OutputGrid | None,
-        steps: list[_Steps],
+        steps: list[SurfaceSteps],
     ) -> torch.Tensor:
         canvas = _Canvas(len(image), image.device, self.output_dtype)
         chunk = self._chunk_size(network, image.device)
@@ -222,13 +238,13 @@ class OccupancyInferer(Inferer):
             self._fill(query, partial(canvas.item, index, query.shape), steps[index])
         return canvas.volumes
 
-    def _fill(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor], steps: _Steps) -> None:
+    def _fill(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor], steps: SurfaceSteps) -> None:
         if self.mode == OccupancyMode.DENSE:
             _dense_volume(query, allocate)
         elif self.mode == OccupancyMode.PUBLISHED:
             published_volume(query, allocate, self.threshold, self.prior, self.prior_threshold)
         else:
-            surface_volume(query, allocate, *steps, self.threshold, self.prior, self.prior_threshold)
+            surface_volume(query, allocate, steps, self.threshold, self.prior, self.prior_threshold)
 
     def _checked_step(self, name: str, step: float) -> float:
         if self.step_unit == StepUnit.VOXEL:
@@ -245,13 +261,6 @@ class OccupancyInferer(Inferer):
         if preferred is not None:
             return preferred
         return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ELSEWHERE
-
-
-class _Steps(NamedTuple):
-    """Spacing of the lattices along each axis, in voxels of the result."""
-
-    coarse: Shape
-    candidate: Shape | None
 
 
 def _in_voxels(step: float | None, sides: Triple) -> Any:

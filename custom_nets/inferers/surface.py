@@ -1,9 +1,10 @@
-"""Dense volumes from few queries: find the surfaces on a coarse lattice, follow them, fill what they enclose."""
+"""Dense volumes from few queries: find the surfaces on a coarse lattice, follow them from lattice to finer lattice."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -15,59 +16,158 @@ from custom_nets.inferers.lattice import (
     fill_from_lattice,
     flat_of_lattice,
     halved_axis,
-    neighbour_offsets,
+    refine_lattice,
     sample_segmentation,
-    to_flat,
-    to_points,
+    thinned_axis,
 )
+from custom_nets.inferers.levels import Level
 from custom_nets.inferers.queries import VolumeQuery
-
-_ROWS_AT_ONCE = 32
 
 # Beyond this a logit says "sure", not "how far": unclipped, a very sure lattice point would push the guessed
 # surface far into its unsure neighbour's half of the cell.
 _SURE_LOGIT = 4.0
+_BARELY = 1e-6
+
+
+class SurfaceSteps(NamedTuple):
+    """Spacing of the lattices along H, W and D, in voxels.
+
+    Attributes:
+        coarse: of the lattice that the search starts from.
+        scan: of the lattice asked where the prior rules everything out; None: nothing is asked there.
+        candidate: of a last lattice, inside the outermost region as it was found; None: there is none.
+    """
+
+    coarse: Shape
+    scan: Shape | None = None
+    candidate: Shape | None = None
+
+
+class _Lattice(NamedTuple):
+    """One lattice of the search.
+
+    Attributes:
+        axes: its voxel indices along H, W and D.
+        stage: the name under which the points are counted that are asked whatever is known.
+        mask: which these are `[h, w, d]`; None: all of them.
+    """
+
+    axes: Axes
+    stage: str = "surface"
+    mask: torch.Tensor | None = None
 
 
 def surface_volume(
     query: VolumeQuery,
     allocate: Callable[[int], torch.Tensor],
-    coarse_steps: Shape,
-    candidate_steps: Shape | None,
+    steps: SurfaceSteps,
     threshold: float,
     prior: str,
     prior_threshold: float,
 ) -> None:
-    """Fills one volume by following the surfaces of its regions.
+    """Fills one volume by following the surfaces of its regions, from a coarse lattice to finer ones and the voxels.
 
-    Whatever the first guess between the lattice points, at the end no unasked voxel has a neighbour (of its 26) on
-    the other side of the threshold. So each 26-connected foreground or background component of the dense result is
-    either right in every voxel, or wrong in every voxel and then none of them was asked. Inner regions that the lattice
-    passes over are looked for once more where they can be, in the outermost region.
+    A finer lattice, of half the step, starts from the interpolated coarser one. Then only those of its points are
+    asked that a face neighbour contradicts, until nothing is contradicted any more. So at the end each pair of face
+    neighbours on different sides of the threshold has been asked, both of them, and no voxel was asked twice: whatever
+    the first guesses, each 6-connected foreground or background component of the dense result is either right in every
+    voxel, or wrong in every voxel and then none of them was asked.
 
     Args:
         query: the item to ask about.
-        allocate: given the number of regions, returns the volume to fill `[R, H, W, D]`.
-        coarse_steps: spacing of the lattice along each axis, in voxels.
-        candidate_steps: of a second lattice, inside the outermost region as it was found; None: there is none.
+        allocate: given the number of regions, returns a volume of zeros to fill `[R, H, W, D]`.
+        steps: of the lattices.
         threshold: a region holds the voxels strictly above it.
         prior: 'none', 'union' or 'restrict', see `OccupancyInferer`.
         prior_threshold: the prior region holds the voxels strictly above it.
     """
-    axes = _lattice_axes(query, coarse_steps)
-    mask, finer = _apply_prior(query, axes, prior, prior_threshold)
-    asked = flat_of_lattice(axes, mask, query.shape)
-    logits = query(asked, "lattice")
-    out = allocate(logits.shape[1])
-    fill_from_lattice(out, _margins(logits, mask, axes, threshold), axes)
-    write(out, asked, logits.sigmoid())
-    if finer is not None:
-        write(out, finer, query(finer, "prior").sigmoid())
-        asked = torch.cat((asked, finer))
-    search = _Search(query, out, asked, threshold)
-    search.follow(search.beside_surfaces(), "surface")
-    if candidate_steps is not None and len(out) > 1:
-        search.follow(search.inside(_lattice_axes(query, candidate_steps)), "candidates")
+    first, *finer = _lattices(query, steps, prior, prior_threshold)
+    search = _Search(query, allocate, threshold)
+    level = search.first_level(first)
+    for lattice in finer:
+        level = search.next_level(level, lattice)
+    if steps.candidate is not None and len(search.out) > 1:
+        search.follow(level, _inside(level, _axes(query, steps.candidate)), "candidates")
+
+
+class _Search:
+    """Takes a volume from lattice to lattice.
+
+    What is believed on all of them but the last is a margin: signed, positive above the threshold, the further from 0
+    the surer the network. On the last one, of all voxels, it is the probability, in the volume itself.
+    """
+
+    def __init__(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor], threshold: float) -> None:
+        self.query = query
+        self.threshold = threshold
+        self.out = torch.empty(0)
+        self._allocate = allocate
+        self._answers: list[tuple[torch.Tensor, torch.Tensor]] = []  # voxels and their probabilities [R, N]
+
+    def first_level(self, lattice: _Lattice) -> Level:
+        """Asks the first lattice, all of it or what its mask allows, and what follows from the answers."""
+        voxels = flat_of_lattice(lattice.axes, lattice.mask, self.query.shape)
+        logits = self.query(voxels, lattice.stage)
+        self.query.stats.stages[-1].setdefault("surface", 0)
+        self.out = self._allocate(logits.shape[1])
+        if self._is_whole(lattice.axes):
+            level = self._level(lattice.axes, self.out)
+        else:
+            sizes = [len(axis) for axis in lattice.axes]
+            level = self._level(lattice.axes, logits.new_full((len(self.out), *sizes), -_SURE_LOGIT))
+        asked = level.locate(voxels)
+        level.learn(asked, self._values(voxels, logits, level))
+        self.follow(level, level.beside(asked), "surface")
+        return level
+
+    def next_level(self, coarser: Level, lattice: _Lattice) -> Level:
+        """Goes on to a finer lattice: guesses it, asks what its mask wants, and what contradicts a neighbour."""
+        if self._is_whole(lattice.axes):
+            level, suspects = self._last_level(coarser, lattice.axes)
+        else:
+            level = self._level(lattice.axes, refine_lattice(coarser.values, coarser.axes, lattice.axes))
+            for voxels, _ in self._answers:
+                level.mark(level.locate(voxels))
+            suspects = None
+        if lattice.mask is not None:
+            wanted = level.unseen(lattice.mask.flatten().nonzero()[:, 0])
+            level.ask(wanted, lattice.stage)
+            suspects = None if suspects is None else torch.cat((suspects, wanted))
+        self.follow(level, level.beside_surfaces() if suspects is None else level.beside(suspects), "surface")
+        return level
+
+    def _last_level(self, coarser: Level, axes: Axes) -> tuple[Level, torch.Tensor]:
+        """All voxels, and those among which any surface lies: a search through the whole volume would cost more."""
+        suspects = fill_from_lattice(self.out, coarser.values, coarser.axes)
+        level = self._level(axes, self.out)
+        for voxels, probabilities in self._answers:
+            level.learn(voxels, probabilities)
+        return level, suspects
+
+    def follow(self, level: Level, frontier: torch.Tensor, stage: str) -> None:
+        """Asks about unasked points of a level and what follows from the answers, see `Level.follow`."""
+        self.query.stats.rounds[-1] += level.follow(frontier, stage)
+
+    def _is_whole(self, axes: Axes) -> bool:
+        return [len(axis) for axis in axes] == list(self.query.shape)
+
+    def _level(self, axes: Axes, values: torch.Tensor) -> Level:
+        def ask(voxels: torch.Tensor, stage: str) -> torch.Tensor:
+            return self._values(voxels, self.query(voxels, stage), level)
+
+        level = Level(axes, values, self.threshold if values is self.out else 0.0, ask, self.query.shape)
+        return level
+
+    def _values(self, voxels: torch.Tensor, logits: torch.Tensor, level: Level) -> torch.Tensor:
+        """What a level is to believe `[R, N]` of voxels whose logits `[N, R]` are known."""
+        probabilities = logits.sigmoid().T.to(self.out.dtype)
+        if level.values is self.out:
+            return probabilities
+        self._answers.append((voxels, probabilities))
+        margins = (logits.T - math.log(self.threshold / (1 - self.threshold))).clamp(-_SURE_LOGIT, _SURE_LOGIT)
+        # Which side counts is decided by the probability as it will stand in the result, rounded.
+        inside = probabilities > self.threshold
+        return torch.where(inside, margins.clamp(min=_BARELY), margins.clamp(max=0))
 
 
 def write(out: torch.Tensor, flat: torch.Tensor, values: torch.Tensor) -> None:
@@ -75,127 +175,58 @@ def write(out: torch.Tensor, flat: torch.Tensor, values: torch.Tensor) -> None:
     out.view(len(out), -1)[:, flat] = values.T.to(out.dtype)
 
 
-def _lattice_axes(query: VolumeQuery, steps: Shape) -> Axes:
+def _inside(level: Level, axes: Axes) -> torch.Tensor:
+    """The unasked points of a lattice (flat, in the volume) that lie in the outermost region of the last level."""
+    at_points = level.values[0]
+    for axis, indices in enumerate(axes):
+        at_points = at_points.index_select(axis, indices)
+    return level.unseen(flat_of_lattice(axes, at_points > level.cut, level.shape))
+
+
+def _lattices(query: VolumeQuery, steps: SurfaceSteps, prior: str, prior_threshold: float) -> list[_Lattice]:
+    """The lattices of a search, from the coarsest to all voxels; each contains the one before."""
+    axes = _axes(query, steps.coarse)
+    if prior == "none":
+        lattices = [_Lattice(axes, "lattice")]
+    elif prior == "union":
+        finer = _halved(axes)
+        near = _near_prior(query, axes, finer, prior_threshold)
+        lattices = [_Lattice(axes, "lattice"), _Lattice(finer, "prior", near)]
+    else:
+        inside = _Lattice(axes, "lattice", _near_prior(query, axes, axes, prior_threshold))
+        lattices = [*_scans(axes, steps), inside]
+    while [len(axis) for axis in lattices[-1].axes] != list(query.shape):
+        lattices.append(_Lattice(_halved(lattices[-1].axes)))
+    return lattices
+
+
+def _scans(axes: Axes, steps: SurfaceSteps) -> list[_Lattice]:
+    """The lattice asked outside of the prior too, if any, and those between it and the coarse one."""
+    if steps.scan is None:
+        return []
+    ratios = [max(1, round(scan / step)) for scan, step in zip(steps.scan, steps.coarse, strict=True)]
+    scans: list[_Lattice] = []
+    while max(ratios) > 1:
+        height, width, depth = (thinned_axis(axis, ratio) for axis, ratio in zip(axes, ratios, strict=True))
+        scans.append(_Lattice((height, width, depth), "surface" if scans else "scan"))
+        ratios = [ratio // 2 if ratio % 2 == 0 else 1 for ratio in ratios]
+    return scans or [_Lattice(axes, "scan")]
+
+
+def _axes(query: VolumeQuery, steps: Shape) -> Axes:
     sides = zip(query.shape, steps, strict=True)
     height, width, depth = (coarse_axis(size, step, query.device) for size, step in sides)
     return height, width, depth
 
 
-def _apply_prior(
-    query: VolumeQuery, axes: Axes, prior: str, prior_threshold: float
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Which points of the lattice to ask (a mask; None: all), and which flat indices besides (None: none)."""
-    if prior == "none":
-        return None, None
-    fine_axes = (halved_axis(axes[0]), halved_axis(axes[1]), halved_axis(axes[2]))
-    inside = sample_segmentation(query.prior(), fine_axes, query.shape) > prior_threshold
-    near = dilate(inside.any(dim=0), radius=2)  # two steps of the halved lattice are one coarse cell
-    rows, columns, slices = (torch.searchsorted(fine, axis) for fine, axis in zip(fine_axes, axes, strict=True))
-    coarse = (rows[:, None, None], columns[:, None], slices)
-    if prior == "restrict":
-        return near[coarse], None
-    near[coarse] = False  # they are asked anyway
-    return None, flat_of_lattice(fine_axes, near, query.shape)
+def _halved(axes: Axes) -> Axes:
+    return halved_axis(axes[0]), halved_axis(axes[1]), halved_axis(axes[2])
 
 
-def _margins(logits: torch.Tensor, mask: torch.Tensor | None, axes: Axes, threshold: float) -> torch.Tensor:
-    """Signed values `[R, h, w, d]` at the lattice points, positive above the threshold; background where not asked."""
-    margin = (logits.T - math.log(threshold / (1 - threshold))).clamp(-_SURE_LOGIT, _SURE_LOGIT)
-    sizes = [len(axis) for axis in axes]
-    if mask is None:
-        return margin.reshape(-1, *sizes)
-    result = margin.new_full((len(margin), *sizes), -_SURE_LOGIT)
-    result[:, mask] = margin
-    return result
-
-
-class _Search:
-    """Asks about voxels whose neighbourhood changes, until no answer contradicts the volume any more.
-
-    The voxels live in a volume with a rim of one voxel that counts as asked: neighbours need no test for the border.
-
-    Args:
-        query: the item to ask about.
-        out: the volume so far `[R, H, W, D]`, corrected in place.
-        asked: flat indices of the voxels that were asked.
-        threshold: a region holds the voxels strictly above it.
-    """
-
-    def __init__(self, query: VolumeQuery, out: torch.Tensor, asked: torch.Tensor, threshold: float) -> None:
-        self.query = query
-        self.out = out
-        self.threshold = threshold
-        self.padded = [size + 2 for size in query.shape]
-        self.seen = torch.ones(self.padded, dtype=torch.bool, device=out.device)
-        self.seen[1:-1, 1:-1, 1:-1] = False
-        self.seen.view(-1)[self._pad(asked)] = True
-        self.offsets = neighbour_offsets(self.padded)
-
-    def beside_surfaces(self) -> torch.Tensor:
-        """The unasked voxels whose 3x3x3 neighbourhood is not constant in some region (flat, in the padded volume)."""
-        found = []
-        height = self.query.shape[0]
-        for start in range(0, height, _ROWS_AT_ONCE):  # slab by slab: masks of the whole volume would add up
-            stop = min(start + _ROWS_AT_ONCE, height)
-            low, high = max(start - 1, 0), min(stop + 1, height)
-            beside = _beside_a_surface(self.out[:, low:high], self.threshold)[start - low : stop - low]
-            beside &= ~self.seen[start + 1 : stop + 1, 1:-1, 1:-1]
-            voxels = beside.nonzero() + 1
-            voxels[:, 0] += start
-            found.append(to_flat(voxels, self.padded))
-        return torch.cat(found)
-
-    def inside(self, axes: Axes) -> torch.Tensor:
-        """The unasked points of a lattice that lie in the outermost region (flat, in the padded volume)."""
-        at_points = self.out[0]
-        for axis, indices in enumerate(axes):
-            at_points = at_points.index_select(axis, indices)
-        points = self._pad(flat_of_lattice(axes, at_points > self.threshold, self.query.shape))
-        return points[~self.seen.view(-1)[points]]
-
-    def follow(self, frontier: torch.Tensor, stage: str) -> None:
-        """Asks about voxels, then about the neighbours of those that changed, and so on.
-
-        An unasked voxel off the frontier has a constant neighbourhood. It can cease to be constant only when a
-        neighbour changes, so the unasked neighbours of the changed voxels are exactly the next frontier: the search
-        looks at the whole volume once, then only at the surface.
-
-        Args:
-            frontier: unasked voxels (flat, in the padded volume).
-            stage: the name under which they are counted; their neighbours count as "surface".
-        """
-        seen, out = self.seen.view(-1), self.out.view(len(self.out), -1)
-        seen[frontier] = True
-        self.query.stats.stages[-1].setdefault("surface", 0)
-        while len(frontier):
-            flat = to_flat(to_points(frontier, self.padded) - 1, self.query.shape)
-            guesses, answers = out[:, flat], self.query(flat, stage).sigmoid().T.to(out.dtype)
-            out[:, flat] = answers
-            changed = ((guesses > self.threshold) != (answers > self.threshold)).any(dim=0)
-            frontier = _claim_neighbours(frontier[changed], seen, self.offsets)
-            self.query.stats.rounds[-1] += 1
-            stage = "surface"
-
-    def _pad(self, flat: torch.Tensor) -> torch.Tensor:
-        """Flat indices of the same voxels in the volume with a rim of one voxel."""
-        return to_flat(to_points(flat, self.query.shape) + 1, self.padded)
-
-
-def _claim_neighbours(changed: torch.Tensor, seen: torch.Tensor, offsets: list[int]) -> torch.Tensor:
-    """The unseen neighbours of some voxels, in ascending order, which are marked as seen."""
-    found = []
-    for offset in offsets:
-        neighbours = changed + offset
-        neighbours = neighbours[~seen[neighbours]]
-        seen[neighbours] = True  # one offset at a time: no voxel is found twice
-        found.append(neighbours)
-    return torch.cat(found).sort().values  # neighbours in memory make neighbours in a chunk
-
-
-def _beside_a_surface(out: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The voxels `[H, W, D]` whose 3x3x3 neighbourhood is not constant in some region."""
-    result = torch.zeros(out.shape[1:], dtype=torch.bool, device=out.device)
-    for region in out:
-        inside = region > threshold
-        result |= dilate(inside, radius=1) & dilate(~inside, radius=1)
-    return result
+def _near_prior(query: VolumeQuery, axes: Axes, wanted: Axes, prior_threshold: float) -> torch.Tensor:
+    """Which points of the lattice `wanted` (that of `axes`, or of half its step) lie within a cell of the prior."""
+    fine = _halved(axes)
+    inside = sample_segmentation(query.prior(), fine, query.shape) > prior_threshold
+    near = dilate(inside.any(dim=0), radius=2)  # two steps of the halved lattice are one cell
+    rows, columns, slices = (torch.searchsorted(f, axis) for f, axis in zip(fine, wanted, strict=True))
+    return near[rows[:, None, None], columns[:, None], slices]
