@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,28 @@ class OccupancyNetworkBase(nn.Module):
     @abstractmethod
     def decode(self, latent: Any, image: Tensor, points: Tensor) -> Tensor:
         """Logits `[B, N, R]` at the points `[B, N, 3]` of the image."""
+
+    def bind(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+        """What `decode` is for one volume, in inference.
+
+        A subclass computes here, once, all that is the same for every point of the volume.
+
+        Args:
+            latent: the result of `encode` for this volume alone.
+            image: `[1, C, H, W, D]`.
+            dtype: precision of the decoder's matrix products; None: that of autocast where it is on, else of the
+                weights.
+
+        Returns:
+            A function of points `[1, N, 3]` that returns their logits `[1, N, R]`, without gradient.
+        """
+        precision = dtype or working_dtype(self, image.device)
+
+        def decode(points: Tensor) -> Tensor:
+            with torch.no_grad(), torch.autocast(image.device.type, precision, enabled=precision != torch.float32):
+                return self.decode(latent, image, points)
+
+        return decode
 
     def preferred_chunk(self, device: torch.device) -> int | None:
         """Points at a time that suit this network on a device; None: as the inferer thinks best."""
@@ -110,6 +132,13 @@ def unit_coordinates(points: Tensor, image_size: Sequence[int]) -> Tensor:
     """Positions `[B, N, 3]` (voxels) as float32 in -1..1 from the first to the last voxel of each axis."""
     last = torch.tensor([max(size - 1, 1) for size in image_size], dtype=torch.float32, device=points.device)
     return points.float() * (2 / last) - 1
+
+
+def working_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
+    """The precision of a network's matrix products: that of autocast where it is on, else that of its weights."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return next(module.parameters()).dtype
 
 
 def plain_tensor(tensor: Tensor) -> Tensor:

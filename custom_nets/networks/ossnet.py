@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from custom_nets.networks.occupancy import OccupancyNetworkBase, plain_tensor, resize_to_grid, unit_coordinates
+from custom_nets.networks.occupancy import (
+    OccupancyNetworkBase,
+    plain_tensor,
+    resize_to_grid,
+    unit_coordinates,
+    working_dtype,
+)
 from custom_nets.networks.ossnet_decoder import OSSNetDecoder
 from custom_nets.networks.ossnet_encoder import Latent, OSSNetEncoder
-from custom_nets.networks.patches import gather_local_patches, gather_mid_range_patches
+from custom_nets.networks.ossnet_folded import FoldedDecoder
+from custom_nets.networks.patches import (
+    PATCH_FEATURES,
+    PATCH_SIZE,
+    gather_local_patches,
+    gather_local_windows,
+    gather_mid_range_patches,
+    gather_pooled_windows,
+    pool_cells,
+)
 
 
 class Variant(NamedTuple):
@@ -128,6 +143,17 @@ class OSSNet(OccupancyNetworkBase):
             raise ValueError(msg)
         return cls(variant, num_regions=1, coordinates="voxel", **PUBLISHED[dataset])
 
+    @property
+    def bytes_per_point(self) -> int:
+        """Memory that a point takes while it is decoded in inference, float32."""
+        hidden = self.decoder.to_logits.in_features
+        if self.decoder.patch_mapping is None:
+            return 4 * 4 * hidden
+        outputs, inputs = self.decoder.patch_mapping.conv1.weight.shape[:2]
+        # The patches twice (gathered, then joined or cast), the indices of their rows, and what is made of them.
+        gathered = inputs * (2 * 4 * PATCH_FEATURES + 2 * 8 * PATCH_SIZE**2)
+        return gathered + 4 * ((outputs + 1) * PATCH_FEATURES + 4 * hidden)
+
     def encode(self, image: Tensor) -> Latent:
         """Reduces an image `[B, C, H, W, D]` to the encoder's grid (anti-aliased) and encodes it."""
         volume = resize_to_grid(plain_tensor(image), self.grid_size)
@@ -147,6 +173,24 @@ class OSSNet(OccupancyNetworkBase):
         """
         image = plain_tensor(image)
         return self.decoder(latent, self.to_coordinates(points, image.shape[2:]), self.gather_patches(image, points))
+
+    def bind(self, latent: Latent, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+        """`decode` for one volume, its constants folded, see `OccupancyNetworkBase.bind` and `FoldedDecoder`."""
+        image = plain_tensor(image)
+        folded = FoldedDecoder(self.decoder, latent.vectors, dtype or working_dtype(self, image.device))
+        local = image[0] if self.variant.local_patches else None
+        pooled = pool_cells(image[0], self.mid_range_pooling) if self.variant.mid_range_patches else None
+
+        def decode(points: Tensor) -> Tensor:
+            points = plain_tensor(points)
+            voxels, patches = points[0], None
+            if local is not None:
+                parts = [gather_local_windows(local, voxels).flatten(1)]
+                parts += [] if pooled is None else [gather_pooled_windows(pooled, voxels).flatten(1)]
+                patches = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            return folded(self.to_coordinates(points, image.shape[2:])[0], patches)[None]
+
+        return decode
 
     def gather_patches(self, image: Tensor, points: Tensor) -> Tensor | None:
         """Gathers what the decoder reads of the image: `[B, N, Cp, 7, 7, 7]`, local channels before mid-range ones.

@@ -117,6 +117,17 @@ class PyramidOSSNet(OccupancyNetworkBase):
             layers += [nn.Linear(i, o), get_act_layer(act)]
         self.decoder = nn.Sequential(*layers, nn.Linear(widths[-1], num_regions))
 
+    @property
+    def bytes_per_point(self) -> int:
+        """Memory that a point takes while it is decoded in inference, float32."""
+        layers = [layer for layer in self.decoder if isinstance(layer, nn.Linear)]
+        # Features and neighbourhood twice (sampled, joined), eight rows and weights of one level, two hidden layers.
+        return (
+            8 * (layers[0].in_features + max(layer.out_features for layer in layers))
+            + 8 * (8 + 4) * 2
+            + 3 * 8 * self.neighbourhood**3
+        )
+
     def preferred_chunk(self, device: torch.device) -> int | None:
         """The decoder is narrow: large chunks, unlike those of OSS-Net, lose nothing."""
         return self.points_per_chunk if device.type == "cpu" else None

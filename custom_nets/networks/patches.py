@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
-from itertools import product
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from custom_nets.networks.pade import PadeActivation
 
@@ -29,14 +28,18 @@ def gather_local_patches(image: Tensor, points: Tensor) -> Tensor:
     Returns:
         Patches `[B, N, C, 7, 7, 7]` of the image's dtype.
     """
-    return torch.stack([gather_window(i, p, _LOCAL_START) for i, p in zip(image, points, strict=True)])
+    return torch.stack([gather_local_windows(i, p) for i, p in zip(image, points, strict=True)])
+
+
+def gather_local_windows(image: Tensor, points: Tensor) -> Tensor:
+    """Gathers local patches `[N, C, 7, 7, 7]` of voxels `[N, 3]` of one image `[C, H, W, D]`."""
+    return gather_window(image, points, _LOCAL_START)
 
 
 def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean") -> Tensor:
     """Gathers the 14x14x14 neighbourhood of each point, pooled 2x2x2; voxels outside the image are 0.
 
-    Cell k of an axis covers the voxels i-7+2k and i-6+2k. The eight voxels of a cell are accumulated one after
-    the other, so that the unpooled window (eight times the memory) never exists.
+    Cell k of an axis covers the voxels i-7+2k and i-6+2k.
 
     Args:
         image: `[B, C, H, W, D]`.
@@ -46,18 +49,33 @@ def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean
     Returns:
         Patches `[B, N, C, 7, 7, 7]` of the image's dtype.
     """
+    pairs = zip(image, points, strict=True)
+    return torch.stack([gather_pooled_windows(pool_cells(i, pooling), p) for i, p in pairs])
+
+
+def pool_cells(image: Tensor, pooling: str = "mean") -> Tensor:
+    """Pools every 2x2x2 cell of an image, whatever voxel it starts at: `[C, H, W, D]` to `[C, H+1, W+1, D+1]`.
+
+    Cell i of an axis covers the voxels i-1 and i; outside the image they are 0. A volume pooled once answers for the
+    mid-range patches of all points, which share nearly all of their cells.
+    """
     if pooling not in ("mean", "max"):
         msg = f"pooling must be 'mean' or 'max', got '{pooling}'"
         raise ValueError(msg)
-    return torch.stack([_pool_windows(i, p, pooling) for i, p in zip(image, points, strict=True)])
+    join = torch.maximum if pooling == "max" else torch.add
+    pooled = image.new_empty(len(image), *(side + 1 for side in image.shape[1:]))
+    for channel, result in zip(image, pooled, strict=True):  # one at a time: what is half pooled is never a volume
+        cells = nn.functional.pad(channel, (1,) * 6)
+        for axis in range(3):
+            count = cells.shape[axis] - 1
+            cells = join(cells.narrow(axis, 0, count), cells.narrow(axis, 1, count))
+        result.copy_(cells if pooling == "max" else cells / 8)
+    return pooled
 
 
-def _pool_windows(image: Tensor, points: Tensor, pooling: str) -> Tensor:
-    corners = (points + points.new_tensor(corner) for corner in product((0, 1), repeat=3))
-    cells = (gather_window(image, corner, _MID_RANGE_START, stride=2) for corner in corners)
-    if pooling == "max":
-        return reduce(torch.maximum, cells)
-    return reduce(torch.add, cells) / 8
+def gather_pooled_windows(pooled: Tensor, points: Tensor) -> Tensor:
+    """Gathers mid-range patches `[N, C, 7, 7, 7]` of voxels `[N, 3]` from what `pool_cells` made of the image."""
+    return gather_window(pooled, points, _MID_RANGE_START + 1, stride=2)
 
 
 def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, size: int = PATCH_SIZE) -> Tensor:
@@ -65,6 +83,43 @@ def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, si
 
     Shapes: image `[C, H, W, D]` and points `[N, 3]` to `[N, C, size, size, size]`.
     """
+    if not _has_values(points) or len(points) == 0:
+        return _gather_masked(image, points, start, stride, size)
+    last = points.new_tensor(image.shape[1:]) - 1 - (start + (size - 1) * stride)
+    whole = ((points >= -start) & (points <= last)).all(dim=1)
+    count = int(whole.sum())
+    if count == 0:
+        return _gather_masked(image, points, start, stride, size)
+    if count == len(points):
+        return _gather_rows(image, points, start, stride, size)
+    windows = image.new_empty(len(points), len(image), size, size, size)
+    windows[whole] = _gather_rows(image, points[whole], start, stride, size)
+    windows[~whole] = _gather_masked(image, points[~whole], start, stride, size)
+    return windows
+
+
+def _has_values(points: Tensor) -> bool:
+    """Whether a decision may depend on the points: not while a graph is traced, nor for tensors without data."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return not (traced or points.is_meta or isinstance(points, FakeTensor))
+
+
+def _gather_rows(image: Tensor, points: Tensor, start: int, stride: int, size: int) -> Tensor:
+    """Windows that lie in the image, copied row by row: a seventh of the indices, and no masks."""
+    channel, *axes = image.stride()
+    steps = torch.arange(size, device=points.device) * stride + start
+    # The first sample of each row of each window, in memory; a row goes along D.
+    first = (points[:, 0, None] + steps)[:, :, None] * axes[0] + (points[:, 1, None] + steps)[:, None, :] * axes[1]
+    first = first + ((points[:, 2] + start) * axes[2])[:, None, None]
+    first = first[:, None] + (torch.arange(len(image), device=points.device) * channel)[:, None, None]
+    extent = sum((side - 1) * step for side, step in zip(image.shape, image.stride(), strict=True)) + 1
+    row = (size - 1) * stride * axes[2]
+    rows = image.as_strided((extent - row, size), (1, stride * axes[2]))
+    return rows.index_select(0, first.flatten()).view(len(points), len(image), size, size, size)
+
+
+def _gather_masked(image: Tensor, points: Tensor, start: int, stride: int, size: int) -> Tensor:
+    """Windows anywhere, sample by sample."""
     steps = torch.arange(size, device=points.device) * stride + start
     index: Tensor = torch.zeros((), dtype=torch.int64, device=points.device)
     inside: Tensor | None = None
@@ -105,11 +160,14 @@ class PatchConvolution(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Applies the map."""
+        return nn.functional.linear(patches, self.matrix(), self.bias.repeat_interleave(PATCH_FEATURES))
+
+    def matrix(self) -> Tensor:
+        """The map as a matrix `[Cout * 343, Cin * 343]`."""
         out_channels, in_channels = self.weight.shape[:2]
         kernel = nn.functional.pad(self.weight.flatten(2), (0, 1))  # the last tap is the zero outside the patch
         matrix = kernel[:, :, self.taps].transpose(1, 2)  # [Cout, 343 out, Cin, 343 in]
-        matrix = matrix.reshape(out_channels * PATCH_FEATURES, in_channels * PATCH_FEATURES)
-        return nn.functional.linear(patches, matrix, self.bias.repeat_interleave(PATCH_FEATURES))
+        return matrix.reshape(out_channels * PATCH_FEATURES, in_channels * PATCH_FEATURES)
 
 
 def _toeplitz_taps() -> Tensor:

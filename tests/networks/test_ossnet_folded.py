@@ -1,0 +1,160 @@
+"""OSS-Net's decoder folded for one volume, against the decoder as it is trained."""
+
+import copy
+
+import pytest
+import torch
+
+from custom_nets.networks import OSSNet
+from custom_nets.networks import fused_pade as fused_pade_module
+from custom_nets.networks.fused_pade import biased_pade_
+from custom_nets.networks.ossnet import VARIANTS
+from custom_nets.networks.pade import PadeActivation
+
+SIZE = (40, 33, 26)
+
+
+def network(variant: str, **keys) -> OSSNet:
+    """A small network every weight and statistic of which matters, with logits of about 1."""
+    torch.manual_seed(0)
+    keys = {"hidden_features": 48, **keys}
+    net = OSSNet(variant, 2, 3, grid_size=(16, 16, 32), encoder_channels=(4, 8, 8, 8), **keys).eval()
+    with torch.no_grad():
+        for parameter in net.decoder.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        for name, buffer in net.decoder.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer))
+        if net.coordinates == "unit":
+            net.decoder.blocks[0].linear1.weight[:, :3] *= 20
+        image = torch.randn(1, 2, *SIZE)
+        net.decoder.to_logits.weight /= net.decode(net.encode(image), image, points_of(SIZE)).abs().mean()
+    return net
+
+
+def points_of(size: tuple[int, ...], count: int = 200) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.stack([torch.randint(0, side, (1, count), generator=generator) for side in size], dim=-1)
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("coordinates", ["unit", "voxel"])
+def test_folded_equals_plain(variant, coordinates):
+    net = network(variant, coordinates=coordinates)
+    image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
+    with torch.no_grad():
+        latent = net.encode(image)
+        expected = net.decode(latent, image, points)
+        found = net.bind(latent, image)(points)
+    assert expected.std(dim=1).min() > 2e-3  # points differ by much more than the tolerance
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_first_block_without_a_layer_in_its_skip():
+    net = network("onet", hidden_features=network("onet").decoder.blocks[0].linear1.in_features)
+    assert isinstance(net.decoder.blocks[0].skip, torch.nn.Identity)
+    image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
+    with torch.no_grad():
+        latent = net.encode(image)
+        expected = net.decode(latent, image, points)
+        torch.testing.assert_close(net.bind(latent, image)(points), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_folded_pools_mid_range_patches_as_the_network_does(pooling):
+    net = network("d", mid_range_pooling=pooling)
+    image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
+    with torch.no_grad():
+        latent = net.encode(image)
+        torch.testing.assert_close(
+            net.bind(latent, image)(points), net.decode(latent, image, points), atol=1e-4, rtol=0
+        )
+
+
+def test_each_item_is_folded_with_its_own_latent():
+    net = network("c")
+    image, points = torch.randn(2, 2, *SIZE), points_of(SIZE).expand(2, -1, -1)
+    with torch.no_grad():
+        latent = net.encode(image)
+        expected = net.decode(latent, image, points)
+        for item in range(2):
+            part = type(latent)(latent.vectors[item : item + 1], None)
+            found = net.bind(part, image[item : item + 1])(points[:1])
+            torch.testing.assert_close(found[0], expected[item], atol=1e-4, rtol=0)
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near(dtype):
+    net = network("c")
+    image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
+    with torch.no_grad():
+        latent = net.encode(image)
+        found = net.bind(latent, image, dtype)(points)
+        expected = net.decode(latent, image, points)
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().mean() < 0.01 * expected.abs().mean()
+
+
+def test_positions_keep_float32_in_half_precision():
+    net = network("onet", coordinates="voxel")
+    image = torch.randn(1, 2, 8, 8, 1200)
+    points = torch.stack([torch.full((400,), 4), torch.full((400,), 4), torch.arange(800, 1200)], dim=-1)[None]
+    with torch.no_grad():
+        latent = net.encode(image)
+        steps = net.bind(latent, image, torch.bfloat16)(points).diff(dim=1)
+        expected = net.decode(latent, image, points).diff(dim=1)
+    # bfloat16 has steps of 4 there: rounded positions would leave three of four differences at 0.
+    assert (steps.abs().amax(dim=-1) > 0).float().mean() > 0.5
+    assert (expected.abs().amax(dim=-1) > 0).all()
+
+
+def test_autocast_sets_the_precision():
+    net = network("c")
+    image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
+    with torch.no_grad():
+        latent = net.encode(image)
+        half = net.bind(latent, image, torch.bfloat16)(points)
+        with torch.autocast("cpu", torch.bfloat16):
+            bound = net.bind(latent, image)
+            assert torch.equal(bound(points), half)
+
+
+def test_weights_are_left_as_they_were():
+    net = network("d")
+    before = copy.deepcopy(net.state_dict())
+    image = torch.randn(1, 2, *SIZE)
+    with torch.no_grad():
+        net.bind(net.encode(image), image)(points_of(SIZE))
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("rows", [3, 700])
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_biased_pade_equals_the_activation(rows, compiled, dtype, monkeypatch):
+    torch.manual_seed(0)
+    x, bias = torch.randn(rows, 96).to(dtype), torch.randn(96)
+    activation = PadeActivation()
+    expected = activation(x.float() + bias).to(dtype)
+    if not compiled:
+        monkeypatch.setattr(fused_pade_module, "_kernel", lambda device_type: fused_pade_module._in_blocks)
+    with torch.no_grad():
+        found = biased_pade_(x, bias, activation.numerator, activation.denominator)
+    assert found is x
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_folded_equals_plain_on_a_gpu(variant):
+    net = network(variant).cuda()
+    image, points = torch.randn(1, 2, *SIZE).cuda(), points_of(SIZE, 2000).cuda()
+    with torch.no_grad():
+        latent = net.encode(image)
+        torch.testing.assert_close(
+            net.bind(latent, image)(points), net.decode(latent, image, points), atol=1e-4, rtol=0
+        )
