@@ -14,6 +14,7 @@ from monai.inferers import Inferer
 from monai.utils import StrEnum, convert_to_dst_type
 
 from custom_nets.errors import InputError
+from custom_nets.inferers.chunks import AUTO, ChunkSize
 from custom_nets.inferers.lattice import Shape
 from custom_nets.inferers.output_grid import OutputGrid, Triple, checked_spacing, describe, spanning_grid
 from custom_nets.inferers.published import published_volume
@@ -21,8 +22,6 @@ from custom_nets.inferers.queries import OccupancyNetwork, QueryStats, VolumeQue
 from custom_nets.inferers.surface import SurfaceSteps, surface_volume, write
 from custom_nets.networks.occupancy import item_spacings
 
-_CHUNK_ON_CPU = 2_048  # keeps a chunk's activations in the cache
-_CHUNK_ELSEWHERE = 65_536
 _DENSE_BLOCK = 1 << 18
 _CAUTIOUS_PRIOR = 0.25
 _PUBLISHED_PRIOR = 0.5
@@ -59,9 +58,10 @@ class OccupancyInferer(Inferer):
     returns logits `[B, N, R]` for integer voxel indices `[B, N, 3]`. It is asked about one batch item at a time.
     `encode` is given the inputs as they came, with their affine where they are a MetaTensor; `decode` plain tensors.
 
-    The network may have two more members: `accepts_positions`, true where `decode` also takes continuous positions
-    (float32, in voxels of the image, 0 the centre of the first voxel), and `preferred_chunk(device)`, the most points
-    that one call of `decode` should be given (None: no preference).
+    The network may have more members: `bind(latent, image, dtype)`, which returns what `decode` is for one volume, with
+    all that is constant there computed once; `accepts_positions`, true where `decode` also takes continuous positions
+    (float32, in voxels of the image, 0 the centre of the first voxel); `preferred_chunk(device)`, the most points that
+    one call of `decode` should be given (None: no preference); and `bytes_per_point`, the memory that each takes.
 
     Modes:
 
@@ -110,12 +110,16 @@ class OccupancyInferer(Inferer):
         prior: `none`, `union` or `restrict`.
         prior_threshold: the prior region holds the voxels strictly above it, in any region; None: 0.25, for a miss
             costs more than a few questions, and 0.5 in mode `published`.
-        points_per_chunk: most points in one call of `decode`; None: what the network prefers, and where it prefers
-            nothing, 2,048 on a CPU and 65,536 elsewhere.
+        points_per_chunk: most points that the decoder is given at a time, or `auto` (also None): see `ChunkSize`. When
+            memory does not suffice, the rest goes on with half as many.
         output_spacing: spacing of the result in millimetres, one for all axes or one each for H, W and D; needs a
             network that takes continuous positions. None: the image's voxels. The image's spacing is read from its
             affine; a plain tensor counts as 1 mm.
         output_dtype: of the result; torch.float16 halves the memory of a large one (error up to 0.0003).
+        decoder_dtype: precision of the decoder's matrix products, of a network that has `bind`; None: that of autocast
+            where it is on, else that of the weights. torch.bfloat16 takes about half the time where the processor
+            knows it; its logits differ by a few hundredths.
+        memory_limit: GiB that a chunk of points may take, see `ChunkSize`; None: half of a GPU's free memory.
 
     Attributes:
         stats: what the last call asked of the network, see `QueryStats`.
@@ -131,12 +135,14 @@ class OccupancyInferer(Inferer):
         threshold: float = 0.5,
         prior: str = OccupancyPrior.NONE,
         prior_threshold: float | None = None,
-        points_per_chunk: int | None = None,
+        points_per_chunk: int | str | None = AUTO,
         output_spacing: float | Sequence[float] | None = None,
         candidate_step: float | None = None,
         scan_step: float | None = None,
         step_unit: str = StepUnit.VOXEL,
         output_dtype: torch.dtype = torch.float32,
+        decoder_dtype: torch.dtype | None = None,
+        memory_limit: float | None = None,
     ) -> None:
         super().__init__()
         self.mode = OccupancyMode(_checked_choice("mode", mode, OccupancyMode))
@@ -149,9 +155,8 @@ class OccupancyInferer(Inferer):
         if prior_threshold is None:
             prior_threshold = _PUBLISHED_PRIOR if self.mode == OccupancyMode.PUBLISHED else _CAUTIOUS_PRIOR
         self.prior_threshold = _checked_probability("prior_threshold", prior_threshold)
-        self.points_per_chunk = (
-            None if points_per_chunk is None else _checked_count("points_per_chunk", points_per_chunk)
-        )
+        self.chunk = ChunkSize(points_per_chunk, memory_limit)
+        self.decoder_dtype = decoder_dtype
         self.output_spacing = checked_spacing(output_spacing, self.mode)
         self.output_dtype = output_dtype
         self.stats = QueryStats()
@@ -232,9 +237,11 @@ class OccupancyInferer(Inferer):
         steps: list[SurfaceSteps],
     ) -> torch.Tensor:
         canvas = _Canvas(len(image), image.device, self.output_dtype)
-        chunk = self._chunk_size(network, image.device)
         for index in range(len(image)):
-            query = VolumeQuery(network, item_of(latent, index), image[index : index + 1], chunk, self.stats, grid)
+            item = item_of(latent, index)
+            query = VolumeQuery(
+                network, item, image[index : index + 1], self.chunk, self.stats, grid, self.decoder_dtype
+            )
             self._fill(query, partial(canvas.item, index, query.shape), steps[index])
         return canvas.volumes
 
@@ -253,14 +260,6 @@ class OccupancyInferer(Inferer):
             msg = f"{name} is {step}; expected a length above 0 in mm"
             raise InputError(msg)
         return float(step)
-
-    def _chunk_size(self, network: OccupancyNetwork, device: torch.device) -> int:
-        if self.points_per_chunk is not None:
-            return self.points_per_chunk
-        preferred = network.preferred_chunk(device) if hasattr(network, "preferred_chunk") else None
-        if preferred is not None:
-            return preferred
-        return _CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ELSEWHERE
 
 
 def _in_voxels(step: float | None, sides: Triple) -> Any:

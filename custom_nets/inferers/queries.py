@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 import torch
 
 from custom_nets.errors import InputError
+from custom_nets.inferers.chunks import ChunkSize, is_out_of_memory
 from custom_nets.inferers.lattice import Shape, to_points
 from custom_nets.inferers.output_grid import OutputGrid
 
@@ -30,7 +32,7 @@ class QueryStats:
         stages: for each batch item, points asked in each stage.
         rounds: for each batch item, how often the surface was widened until nothing new was left to ask.
         encode_seconds: time in `network.encode`.
-        decode_seconds: time in `network.decode`.
+        decode_seconds: time in `network.bind` and `network.decode`.
         search_seconds: all the rest: choosing points and writing results.
     """
 
@@ -70,9 +72,10 @@ class VolumeQuery:
         network: see `OccupancyNetwork`.
         latent: what `network.encode` returned, this item only (leading axis of length 1).
         image: this item `[1, C, H, W, D]`.
-        points_per_chunk: most points in one call of `network.decode`.
+        chunk: how many points the network is given at a time.
         stats: where to count; one entry is added to its `stages` and `rounds`.
         grid: where the voxels lie; None: they are the image's, and the network is given whole voxel indices.
+        dtype: precision of the decoder, given to `network.bind` where there is one; None: as that thinks best.
     """
 
     def __init__(
@@ -80,14 +83,18 @@ class VolumeQuery:
         network: OccupancyNetwork,
         latent: Any,
         image: torch.Tensor,
-        points_per_chunk: int,
+        chunk: ChunkSize,
         stats: QueryStats,
         grid: OutputGrid | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.network = network
         self.latent = latent
+        start = perf_counter()
+        self._answer = _bound(network, latent, image, dtype)
+        stats.decode_seconds += perf_counter() - start
         self.image = image
-        self.points_per_chunk = points_per_chunk
+        self.chunk = chunk
         self.stats = stats
         self.grid = grid
         stats.stages.append({})
@@ -141,14 +148,31 @@ class VolumeQuery:
             regions = 1 if self.segmentation is None else len(self.segmentation)
             return torch.zeros((0, regions), device=self.device)
         start = perf_counter()
-        logits = torch.cat([self._decode(chunk) for chunk in flat.split(self.points_per_chunk)])
+        logits = self._decode_all(flat)
         synchronize(self.device)
         self.stats.decode_seconds += perf_counter() - start
         return logits
 
+    def _decode_all(self, flat: torch.Tensor) -> torch.Tensor:
+        size = self.chunk.choose(self.network, self.device)
+        done: list[torch.Tensor] = []
+        start = 0
+        while start < len(flat):
+            try:
+                done.append(self._decode(flat[start : start + size]))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                start += size
+                continue
+            # Outside of the handler, whose traceback holds the activations.
+            size = self.chunk.lower(min(size, len(flat) - start), self.device)
+        return torch.cat(done)
+
     def _decode(self, flat: torch.Tensor) -> torch.Tensor:
         points = to_points(flat, self.shape) if self.grid is None else self.grid.positions(flat)
-        logits = self.network.decode(self.latent, self.image, points[None])
+        logits = self._answer(points[None])
         if logits.ndim != 3 or logits.shape[:2] != (1, len(flat)):
             msg = (
                 f"{type(self.network).__name__}.decode gave logits of shape {list(logits.shape)}; "
@@ -156,6 +180,14 @@ class VolumeQuery:
             )
             raise InputError(msg)
         return logits[0].float()
+
+
+def _bound(
+    network: OccupancyNetwork, latent: Any, image: torch.Tensor, dtype: torch.dtype | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Points `[1, N, 3]` to logits `[1, N, R]`, with what is constant computed once where the network knows how."""
+    bind = getattr(network, "bind", None)
+    return partial(network.decode, latent, image) if bind is None else bind(latent, image, dtype)
 
 
 def synchronize(device: torch.device) -> None:
