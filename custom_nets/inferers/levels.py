@@ -41,7 +41,8 @@ class Level:
         self.shape: Shape = (height, width, depth)
         self._rimmed: Shape = (height + 2, width + 2, depth + 2)
         self._whole = self.shape == shape
-        self._offsets = values.new_tensor(face_offsets(self._rimmed), dtype=torch.int64)
+        self._offsets = torch.tensor(face_offsets(self.shape), device=values.device)
+        self._rimmed_offsets = torch.tensor(face_offsets(self._rimmed), device=values.device)
         self.seen = torch.zeros(self._rimmed, dtype=torch.bool, device=values.device)
         for axis in range(3):
             self.seen.select(axis, 0).fill_(True)
@@ -86,11 +87,11 @@ class Level:
         """
         found = [points.new_empty(0)]
         seen, believed = self.seen.view(-1), self.values.view(len(self.values), -1)
-        for part in self._to_rimmed(points).split(_POINTS_AT_ONCE):
-            neighbours = part + self._offsets[:, None]  # [6, N]
-            unseen = ~seen[neighbours]
-            targets = self._from_rimmed(neighbours[unseen])
-            sources = self._from_rimmed(part.expand(len(self._offsets), -1)[unseen])
+        for part in points.split(_POINTS_AT_ONCE):
+            unseen = ~seen[self._rimmed_offsets[:, None] + self._to_rimmed(part)]  # [6, N]
+            direction, source = unseen.nonzero(as_tuple=True)
+            sources = part[source]
+            targets = sources + self._offsets[direction]
             differs = ((believed[:, targets] > self.cut) != (believed[:, sources] > self.cut)).any(dim=0)
             found.append(targets[differs])
         return torch.unique(torch.cat(found))
@@ -129,9 +130,6 @@ class Level:
 
     def _to_rimmed(self, points: torch.Tensor) -> torch.Tensor:
         return to_flat(to_points(points, self.shape) + 1, self._rimmed)
-
-    def _from_rimmed(self, points: torch.Tensor) -> torch.Tensor:
-        return to_flat(to_points(points, self._rimmed) - 1, self.shape)
 
     def _to_voxels(self, points: torch.Tensor) -> torch.Tensor:
         if self._whole:

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+from monai.utils import optional_import
 from torch import Tensor
 
 from custom_nets.networks.pade import _has_compiler, pade
 
 logger = logging.getLogger(__name__)
+
+_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 # Below this number of elements a compiled kernel gains less than its guards cost.
 _COMPILE_FROM = 1 << 15
@@ -20,9 +23,12 @@ _COMPILE_FROM = 1 << 15
 def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     """Replaces `x` by the Padé function of `x + bias`, computed in float32 whatever the dtype of `x`.
 
+    On a GPU a Triton kernel, on a CPU a compiled one; where there is neither Triton nor a compiler, or it fails, plain
+    operations.
+
     Args:
         x: contiguous features `[N, F]`, overwritten.
-        bias: float32 `[F]`.
+        bias: float32 `[F]`. None of the three parameters may be a view, for which a compiler would make a new kernel.
         numerator: float32 `[6]`, see `PadeActivation`.
         denominator: float32 `[4]`.
 
@@ -32,33 +38,40 @@ def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor
     return _kernel(x.device.type)(x, bias, numerator, denominator)
 
 
-def _plain(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    return x.copy_(pade(x.float() + bias, numerator, denominator))
-
-
-def _in_blocks(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The plain form; on a CPU in blocks whose intermediate values stay in the cache."""
-    for rows in x.split(max(1, _COMPILE_FROM // x.shape[1]) if x.is_cpu else len(x)):
-        _plain(rows, bias, numerator, denominator)
-    return x
-
-
 @cache
-def _kernel(device_type: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    if not _has_compiler(device_type):
-        return _in_blocks
-    compiled = torch.compile(_plain, dynamic=True)
+def _kernel(device_type: str) -> _Kernel:
+    if device_type == "cuda":
+        launch, found = optional_import("custom_nets.networks.triton_pade", name="biased_pade_")
+        return _with_fallback(launch, at_least=1) if found else _plain_in_blocks
+    if _has_compiler(device_type):
+        return _with_fallback(torch.compile(_plain, dynamic=True), _COMPILE_FROM)
+    return _plain_in_blocks
+
+
+def _with_fallback(kernel: _Kernel, at_least: int) -> _Kernel:
+    """The kernel for tensors of `at_least` so many elements; never again once it has failed."""
     works = True
 
     def run(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
         nonlocal works
-        if works and x.numel() >= _COMPILE_FROM:
+        if works and x.numel() >= at_least:
             try:
-                return compiled(x, bias, numerator, denominator)
+                return kernel(x, bias, numerator, denominator)
             except Exception as error:
                 works = False
                 reason = str(error).strip().splitlines()[:1]
                 logger.warning("The Padé activation could not be compiled and runs in its slower form: %s", reason)
-        return _in_blocks(x, bias, numerator, denominator)
+        return _plain_in_blocks(x, bias, numerator, denominator)
 
     return run
+
+
+def _plain(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    return x.copy_(pade(x.float() + bias, numerator, denominator))
+
+
+def _plain_in_blocks(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The plain form; on a CPU in blocks whose intermediate values stay in the cache."""
+    for rows in x.split(max(1, _COMPILE_FROM // x.shape[1]) if x.is_cpu else max(len(x), 1)):
+        _plain(rows, bias, numerator, denominator)
+    return x

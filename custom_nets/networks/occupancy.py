@@ -128,10 +128,14 @@ def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
     return nn.functional.interpolate(volume, grid, mode="trilinear", align_corners=False)
 
 
+def unit_steps(image_size: Sequence[int], device: torch.device) -> Tensor:
+    """How far a voxel of each axis is in unit coordinates, float32 `[3]`; the first voxel is at -1, the last at 1."""
+    return 2 / torch.tensor([max(size - 1, 1) for size in image_size], dtype=torch.float32, device=device)
+
+
 def unit_coordinates(points: Tensor, image_size: Sequence[int]) -> Tensor:
     """Positions `[B, N, 3]` (voxels) as float32 in -1..1 from the first to the last voxel of each axis."""
-    last = torch.tensor([max(size - 1, 1) for size in image_size], dtype=torch.float32, device=points.device)
-    return points.float() * (2 / last) - 1
+    return points.float() * unit_steps(image_size, points.device) - 1
 
 
 def working_dtype(module: nn.Module, device: torch.device) -> torch.dtype:

@@ -14,6 +14,7 @@ from custom_nets.networks.occupancy import (
     plain_tensor,
     resize_to_grid,
     unit_coordinates,
+    unit_steps,
     working_dtype,
 )
 from custom_nets.networks.ossnet_decoder import OSSNetDecoder
@@ -178,6 +179,7 @@ class OSSNet(OccupancyNetworkBase):
         """`decode` for one volume, its constants folded, see `OccupancyNetworkBase.bind` and `FoldedDecoder`."""
         image = plain_tensor(image)
         folded = FoldedDecoder(self.decoder, latent.vectors, dtype or working_dtype(self, image.device))
+        steps = unit_steps(image.shape[2:], image.device)
         local = image[0] if self.variant.local_patches else None
         pooled = pool_cells(image[0], self.mid_range_pooling) if self.variant.mid_range_patches else None
 
@@ -188,7 +190,8 @@ class OSSNet(OccupancyNetworkBase):
                 parts = [gather_local_windows(local, voxels).flatten(1)]
                 parts += [] if pooled is None else [gather_pooled_windows(pooled, voxels).flatten(1)]
                 patches = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            return folded(self.to_coordinates(points, image.shape[2:])[0], patches)[None]
+            coordinates = voxels.float() if self.coordinates == "voxel" else voxels * steps - 1
+            return folded(coordinates, patches)[None]
 
         return decode
 

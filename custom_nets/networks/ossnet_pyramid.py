@@ -156,11 +156,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
         """
         image, points = plain_tensor(image), plain_tensor(points)
         size = image.shape[2:]
-        share = (points.float() + 0.5) / torch.tensor(size, dtype=torch.float32, device=points.device)  # of the box
-        parts = []
-        for level in latent.features:
-            cells = torch.tensor(level.shape[1:4], dtype=torch.float32, device=points.device)
-            parts.append(sample_features(level, share * cells - 0.5))
+        shares = (points.float() + 0.5) / torch.tensor(size, dtype=torch.float32, device=points.device)
+        parts = sample_features(latent.features, shares)
         if self.neighbourhood:
             samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
             parts.append(self._views(samples, dim=2).flatten(2))

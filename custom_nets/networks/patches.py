@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +86,8 @@ def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, si
     """
     if not _has_values(points) or len(points) == 0:
         return _gather_masked(image, points, start, stride, size)
-    last = points.new_tensor(image.shape[1:]) - 1 - (start + (size - 1) * stride)
-    whole = ((points >= -start) & (points <= last)).all(dim=1)
+    low, high = _whole_windows(tuple(image.shape[1:]), start, stride, size, points.device)
+    whole = ((points >= low) & (points <= high)).all(dim=1)
     count = int(whole.sum())
     if count == 0:
         return _gather_masked(image, points, start, stride, size)
@@ -104,18 +105,35 @@ def _has_values(points: Tensor) -> bool:
     return not (traced or points.is_meta or isinstance(points, FakeTensor))
 
 
+@lru_cache(maxsize=64)
+def _whole_windows(
+    shape: tuple[int, ...], start: int, stride: int, size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The first and the last voxel `[3]` whose window lies in an image of `shape` (H, W, D)."""
+    high = [side - 1 - (start + (size - 1) * stride) for side in shape]
+    return torch.tensor([-start] * 3, device=device), torch.tensor(high, device=device)
+
+
+@lru_cache(maxsize=64)
+def _row_offsets(
+    strides: tuple[int, ...], channels: int, start: int, stride: int, size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Where the rows of a window begin `[channels * size * size]`, in memory, from its voxel; and the strides `[3]`."""
+    steps = torch.arange(size) * stride + start
+    rows = (steps * strides[1])[:, None] + steps * strides[2] + start * strides[3]
+    offsets = (torch.arange(channels) * strides[0])[:, None, None] + rows
+    return offsets.flatten().to(device), torch.tensor(strides[1:], device=device)
+
+
 def _gather_rows(image: Tensor, points: Tensor, start: int, stride: int, size: int) -> Tensor:
-    """Windows that lie in the image, copied row by row: a seventh of the indices, and no masks."""
-    channel, *axes = image.stride()
-    steps = torch.arange(size, device=points.device) * stride + start
-    # The first sample of each row of each window, in memory; a row goes along D.
-    first = (points[:, 0, None] + steps)[:, :, None] * axes[0] + (points[:, 1, None] + steps)[:, None, :] * axes[1]
-    first = first + ((points[:, 2] + start) * axes[2])[:, None, None]
-    first = first[:, None] + (torch.arange(len(image), device=points.device) * channel)[:, None, None]
-    extent = sum((side - 1) * step for side, step in zip(image.shape, image.stride(), strict=True)) + 1
-    row = (size - 1) * stride * axes[2]
-    rows = image.as_strided((extent - row, size), (1, stride * axes[2]))
-    return rows.index_select(0, first.flatten()).view(len(points), len(image), size, size, size)
+    """Windows that lie in the image, copied row by row, along D: a seventh of the indices, and no masks."""
+    channels, strides = len(image), image.stride()
+    offsets, axes = _row_offsets(strides, channels, start, stride, size, points.device)
+    first = (points * axes).sum(dim=1, keepdim=True) + offsets
+    extent = sum((side - 1) * step for side, step in zip(image.shape, strides, strict=True)) + 1
+    row = (size - 1) * stride * strides[3]
+    rows = image.as_strided((extent - row, size), (1, stride * strides[3]))
+    return rows.index_select(0, first.flatten()).view(len(points), channels, size, size, size)
 
 
 def _gather_masked(image: Tensor, points: Tensor, start: int, stride: int, size: int) -> Tensor:

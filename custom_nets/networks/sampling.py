@@ -11,38 +11,47 @@ from torch import Tensor, nn
 from custom_nets.networks.patches import gather_window
 
 
-def sample_features(features: Tensor, positions: Tensor) -> Tensor:
-    """Samples a feature map trilinearly; beyond its border the nearest cell counts.
+def sample_features(features: Sequence[Tensor], shares: Tensor) -> list[Tensor]:
+    """Samples feature maps that span one box trilinearly; beyond the border of a map its nearest cell counts.
 
-    A weighted sum of eight rows of a table, which is just an embedding bag: about 20 times as fast as
-    `grid_sample` on a CPU.
+    A weighted sum of eight rows of a table, which is just an embedding bag: about 20 times as fast as `grid_sample` on
+    a CPU. Cells and weights of all maps are computed together, in a third of the operations.
 
     Args:
-        features: `[B, h, w, d, F]`, channels last.
-        positions: `[B, N, 3]` in cells, 0 the centre of the first one.
+        features: maps `[B, h, w, d, F]`, channels last; each has its own size.
+        shares: positions `[B, N, 3]` as shares of the box, 0 and 1 at its faces.
 
     Returns:
-        Samples `[B, N, F]` of the features' dtype.
+        Samples `[B, N, F]` of each map, of its dtype.
     """
-    batch, *size, channels = features.shape
-    last = torch.tensor([side - 1 for side in size], dtype=positions.dtype, device=positions.device)
-    clamped = positions.clamp(min=torch.zeros_like(last), max=last)
-    lower = clamped.floor()
-    weights = torch.stack([lower + 1 - clamped, clamped - lower], dim=-1)  # [B, N, 3, 2]
+    rows, weights = _cells_and_weights(shares, [level.shape[1:4] for level in features])
+    samples = []
+    for level, row, weight in zip(features, rows, weights, strict=True):
+        table = level.reshape(-1, level.shape[-1])
+        bags = nn.functional.embedding_bag(
+            row.view(-1, 8), table, per_sample_weights=weight.view(-1, 8).to(table.dtype), mode="sum"
+        )
+        samples.append(bags.view(*shares.shape[:2], -1))
+    return samples
+
+
+def _cells_and_weights(shares: Tensor, sizes: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows (of a batch of maps, flattened) and weights of the eight cells around each point: `[maps, B, N, 8]`."""
+    size = torch.tensor([list(size) for size in sizes], device=shares.device)[:, None, None]  # [maps, 1, 1, 3]
+    # The centre of cell i of n lies at (i + 1/2) / n.
+    positions = (shares * size - 0.5).clamp(min=0).minimum(size - 1)
+    lower = positions.floor()
+    upper_weight = positions - lower
+    weights = torch.stack([1 - upper_weight, upper_weight], dim=-1)  # [maps, B, N, 3, 2]
     lower_cell = lower.long()
-    upper_cell = torch.minimum(lower_cell + 1, last.long())
-    cells = torch.stack([lower_cell, upper_cell], dim=-1)
-    first = torch.arange(batch, device=positions.device).view(-1, 1, 1, 1, 1) * size[0]
-    rows = (first + cells[:, :, 0, :, None, None]) * size[1] + cells[:, :, 1, None, :, None]
-    rows = rows * size[2] + cells[:, :, 2, None, None, :]
-    weight = weights[:, :, 0, :, None, None] * weights[:, :, 1, None, :, None] * weights[:, :, 2, None, None, :]
-    samples = nn.functional.embedding_bag(
-        rows.reshape(-1, 8),
-        features.reshape(-1, channels),
-        per_sample_weights=weight.reshape(-1, 8).to(features.dtype),
-        mode="sum",
-    )
-    return samples.view(batch, -1, channels)
+    cells = torch.stack([lower_cell, torch.minimum(lower_cell + 1, size - 1)], dim=-1)
+    _, width, depth = size[..., None].unbind(dim=-2)  # [maps, 1, 1, 1]
+    item = torch.arange(len(shares), device=shares.device)[:, None, None]
+    planes = item * size[..., :1] + cells[..., 0, :]
+    lines = (planes * width)[..., :, None] + cells[..., 1, None, :]
+    rows = (lines * depth[..., None])[..., None] + cells[..., 2, None, None, :]
+    weight = weights[..., 0, :, None, None] * weights[..., 1, None, :, None] * weights[..., 2, None, None, :]
+    return rows.flatten(3), weight.flatten(3)
 
 
 def sample_neighbourhoods(image: Tensor, points: Tensor, size: int, step: Tensor | None = None) -> Tensor:

@@ -139,12 +139,44 @@ def test_biased_pade_equals_the_activation(rows, compiled, dtype, monkeypatch):
     activation = PadeActivation()
     expected = activation(x.float() + bias).to(dtype)
     if not compiled:
-        monkeypatch.setattr(fused_pade_module, "_kernel", lambda device_type: fused_pade_module._in_blocks)
+        monkeypatch.setattr(fused_pade_module, "_kernel", lambda device_type: fused_pade_module._plain_in_blocks)
     with torch.no_grad():
         found = biased_pade_(x, bias, activation.numerator, activation.denominator)
     assert found is x
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_one_compiled_kernel_serves_all_layers_and_sizes(monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(fused_pade_module._plain, dynamic=True, backend=backend)
+    monkeypatch.setattr(fused_pade_module, "_kernel", lambda device_type: compiled)
+    for variant in ("c", "d"):
+        net = network(variant)
+        image = torch.randn(1, 2, *SIZE)
+        with torch.no_grad():
+            bound = net.bind(net.encode(image), image)
+            for count in (200, 77, 200):
+                bound(points_of(SIZE, count))
+    assert len(graphs) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_triton_kernel_equals_the_plain_form(dtype):
+    x, bias = torch.randn(5000, 343, device="cuda").to(dtype), torch.randn(343, device="cuda")
+    activation = PadeActivation().cuda()
+    with torch.no_grad():
+        coefficients = (activation.numerator, -activation.denominator)
+        expected = fused_pade_module._plain(x.clone(), bias, *coefficients)
+        found = fused_pade_module._kernel("cuda")(x, bias, *coefficients)
+    torch.testing.assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 0.02, rtol=1e-2)
 
 
 @pytest.mark.gpu

@@ -16,6 +16,11 @@ def positions(batch=2, n=200, reach=2.0, seed=0):
     return torch.rand(batch, n, 3, generator=generator) * (size + 2 * reach) - reach
 
 
+def shares_of(where, size=SIZE):
+    """Positions in voxels as shares of the box."""
+    return (where + 0.5) / torch.tensor(size)
+
+
 def by_grid_sample(volume, where, padding):
     """Samples `[B, N, C]` of `[B, C, H, W, D]` at positions in voxels."""
     last = torch.tensor(volume.shape[2:]) - 1
@@ -26,29 +31,40 @@ def by_grid_sample(volume, where, padding):
 def test_features_are_trilinear_and_constant_beyond_the_border():
     features, where = torch.randn(2, *SIZE, 9), positions()
     expected = by_grid_sample(features.movedim(-1, 1), where, "border")
-    torch.testing.assert_close(sample_features(features, where), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sample_features([features], shares_of(where))[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_feature_gradients_are_those_of_grid_sample():
     where, weight = positions(), torch.randn(2, 200, 4)
     features = torch.randn(2, *SIZE, 4, requires_grad=True)
-    (ours,) = torch.autograd.grad((sample_features(features, where) * weight).sum(), features)
+    (ours,) = torch.autograd.grad((sample_features([features], shares_of(where))[0] * weight).sum(), features)
     (expected,) = torch.autograd.grad(
         (by_grid_sample(features.movedim(-1, 1), where, "border") * weight).sum(), features
     )
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_maps_of_different_sizes_are_sampled_each_in_its_own_cells():
+    maps = [torch.randn(2, *size, 3) for size in (SIZE, (2, 3, 1), (9, 4, 8))]
+    shares = shares_of(positions())
+    together = sample_features(maps, shares)
+    for level, samples in zip(maps, together, strict=True):
+        assert torch.equal(sample_features([level], shares)[0], samples)
+
+
 def test_a_map_of_one_cell_is_constant():
-    assert sample_features(torch.full((1, 1, 1, 1, 2), 3.0), positions(1)).unique().item() == 3
+    (samples,) = sample_features([torch.full((1, 1, 1, 1, 2), 3.0)], shares_of(positions(1)))
+    assert samples.unique().item() == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_samples_have_the_features_dtype(dtype):
     features = torch.randn(1, *SIZE, 4)
-    samples = sample_features(features.to(dtype), positions(1))
+    (samples,) = sample_features([features.to(dtype)], shares_of(positions(1)))
     assert samples.dtype == dtype
-    torch.testing.assert_close(samples.float(), sample_features(features, positions(1)), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(
+        samples.float(), sample_features([features], shares_of(positions(1)))[0], atol=0.05, rtol=0.05
+    )
 
 
 def test_neighbourhoods_of_voxels_are_the_voxels_around():
