@@ -79,9 +79,8 @@ class Run:
         if method != "dense":
             _, searching = self._timed(lambda: infer(alone), times=1)
             queries = inferer.stats.queries
-        decode = ball.bind(ball.encode(image), image, self.dtype)
         chunk = inferer.chunk.choose(ball, self.device)
-        a_point = self._seconds_per_point(lambda points: decode(points[None]), chunk, ball)
+        a_point = self._seconds_per_point(ball.bind(ball.encode(image), image, self.dtype), chunk, ball)
         if a_point * queries > self.budget:
             _, encoding = self._timed(lambda: ball.encode(image), times=1)
             self._extrapolated(encoding + searching + a_point * queries, queries, f"{5 * chunk:,} points")
@@ -100,7 +99,7 @@ class Run:
         vectors = ball.encode(image).vectors[0]
 
         def decode(points: Tensor) -> Tensor:
-            return original.decode(vectors, points, original.gather(image, points))
+            return original.decode(vectors, points[0], original.gather(image, points[0]))
 
         a_point = self._seconds_per_point(decode, CHUNK, ball)
         if a_point * queries > self.budget:
@@ -145,7 +144,7 @@ class Run:
         """The mean over chunks of voxels that lie together, as those of a search do."""
         points = ball.truth()[: ball.volume.shape[0] // 2 + 8].nonzero()[-chunk:]
         points = points.repeat(-(-chunk // len(points)), 1)[:chunk]
-        return self._timed(lambda: decode(points), times=4)[1] / chunk
+        return self._timed(lambda: decode(points[None]), times=4)[1] / chunk
 
     def _timed(self, function: Callable[[], Any], times: int = 2) -> tuple[Any, float]:
         """The result and the fastest of some runs, after one that warms up."""

@@ -39,12 +39,21 @@ def pade(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     return top / (1.0 + a * (d[0] + a * (d[1] + a * (d[2] + a * d[3]))))
 
 
+def _pade_forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The function in float32 at least, returned in the dtype of x; compiled, no float32 copy of a tensor is made."""
+    return pade(_at_least_float32(x), numerator, denominator).to(x.dtype)
+
+
 def _pade_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for x, numerator and denominator, with everything recomputed from x.
+    """Gradients for x (in its dtype), numerator and denominator, with everything recomputed from x.
 
     The sign of zero counts as plus (`copysign`), as in the published activation. Dividing by the denominator
     twice, instead of once by its square, keeps every intermediate value within float32 for |x| <= 1e4.
+    Compiled, this is one pass: x and grad are read, grad_x is written, and the sums over all elements are reductions
+    of partial sums (no atomic additions to ten addresses, for which a GPU would queue).
     """
+    dtype = x.dtype
+    grad, x = _at_least_float32(grad), _at_least_float32(x)
     n, d = numerator, denominator.abs()
     a, sign = x.abs(), torch.copysign(torch.ones_like(x), x)
     top = n[0] + x * (n[1] + x * (n[2] + x * (n[3] + x * (n[4] + x * n[5]))))
@@ -63,12 +72,16 @@ def _pade_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tens
     t2 = t1 * a
     t3 = t2 * a
     grad_d = torch.stack([t1.sum(), t2.sum(), t3.sum(), (t3 * a).sum()])
-    return grad_x, grad_n, grad_d * torch.copysign(torch.ones_like(denominator), denominator)
+    return grad_x.to(dtype), grad_n, grad_d * torch.copysign(torch.ones_like(denominator), denominator)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
 def _eager_forward(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
     blocks = _blocks(x)
-    return torch.cat([pade(block, numerator, denominator) for block in blocks]).view(x.shape)
+    return torch.cat([_pade_forward(block, numerator, denominator) for block in blocks]).view(x.shape)
 
 
 def _eager_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +104,7 @@ class _Kernels:
     def __init__(self, device_type: str) -> None:
         self.works = _has_compiler(device_type)
         # Sizes differ from layer to layer and from chunk to chunk: one dynamic kernel serves all.
-        self._forward = torch.compile(pade, dynamic=True)
+        self._forward = torch.compile(_pade_forward, dynamic=True)
         self._backward = torch.compile(_pade_backward, dynamic=True)
 
     def forward(self, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -133,19 +146,13 @@ class _Pade(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, numerator, denominator)
-        return _kernels(x.device.type).forward(_at_least_float32(x), numerator, denominator).to(x.dtype)
+        return _kernels(x.device.type).forward(x, numerator, denominator)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
         x, numerator, denominator = ctx.saved_tensors
-        kernels = _kernels(x.device.type)
-        grad_x, grad_n, grad_d = kernels.backward(_at_least_float32(grad), _at_least_float32(x), numerator, denominator)
-        return grad_x.to(x.dtype), grad_n, grad_d
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return _kernels(x.device.type).backward(grad, x, numerator, denominator)
 
 
 class PadeActivation(nn.Module):
@@ -156,7 +163,9 @@ class PadeActivation(nn.Module):
     Source: Molina et al., "Padé Activation Units", ICLR 2020 (version A); used throughout OSS-Net (Reich et al., BMVC
     2021). The coefficients start from the fit of a leaky ReLU and are shared by all elements of the input.
 
-    Half-precision inputs are computed in float32 inside and returned in their own dtype. Where a compiler is present
+    Half-precision inputs are computed in float32 inside and returned in their own dtype. For the backward pass x alone
+    is kept, one tensor an activation, and all else is computed from it again: some thirty operations an element, which
+    cost less than reading any second tensor back would. Where a compiler is present
     the kernels are compiled at the first large input, elsewhere the eager form gives the same numbers. The second
     derivative is not implemented.
 
@@ -174,8 +183,7 @@ class PadeActivation(nn.Module):
             # An outer compiler or tracer takes the plain form into its own graph.
             if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
                 return _Pade.apply(x, self.numerator, self.denominator)
-        high = x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
-        return pade(high, self.numerator, self.denominator).to(x.dtype)
+        return _pade_forward(x, self.numerator, self.denominator)
 
 
 # Any MONAI network then takes it by name: `act="pade"`.

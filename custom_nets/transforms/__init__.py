@@ -1,5 +1,6 @@
 """Transforms: input checks, regions, training points, result files."""
 
+from custom_nets.transforms.augmentation import RandGaussianNoised
 from custom_nets.transforms.bias_field import CorrectBiasField, CorrectBiasFieldd
 from custom_nets.transforms.case_files import case_name
 from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
@@ -57,6 +58,7 @@ __all__ = [
     "LoadCased",
     "NestRegions",
     "NestRegionsd",
+    "RandGaussianNoised",
     "RegionsToLabels",
     "RegionsToLabelsd",
     "ReloadCased",

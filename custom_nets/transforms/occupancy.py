@@ -110,7 +110,7 @@ class SamplePoints(Randomizable, Transform):
         chosen = np.empty(0, dtype=np.int64)
         wanted = int(self.num_points * self.border_balance)
         if wanted and border is not None:
-            chosen = self._near_borders(convert_to_numpy(border), wanted)
+            chosen = self._near_borders(border, wanted)
         fixed = self.num_points - self.num_uncertain
         voxels = int(np.prod(shape))
         flat = np.concatenate([chosen, self.R.randint(0, voxels, size=fixed - len(chosen), dtype=np.int64)])
@@ -119,12 +119,19 @@ class SamplePoints(Randomizable, Transform):
             flat = np.concatenate([flat, self.R.randint(0, voxels, size=self.num_candidates, dtype=np.int64)])
         return torch.from_numpy(np.stack(np.unravel_index(flat, tuple(shape)), axis=-1))
 
-    def _near_borders(self, border: np.ndarray, wanted: int) -> np.ndarray:
+    def _near_borders(self, border: NdarrayOrTensor, wanted: int) -> np.ndarray:
         """Draws flat indices of border voxels, in equal numbers for each region that has a border."""
-        voxels = [indices for indices in map(np.flatnonzero, border) if len(indices)]
+        voxels = [indices for indices in map(_flat_nonzero, border) if len(indices)]
         share = wanted // max(len(voxels), 1)
-        parts = [self.R.choice(own, share, replace=False) if len(own) > share else own for own in voxels]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+        parts = [own[self.R.choice(len(own), share, replace=False)] if len(own) > share else own for own in voxels]
+        return np.concatenate([convert_to_numpy(part) for part in parts]) if parts else np.empty(0, dtype=np.int64)
+
+
+def _flat_nonzero(mask: NdarrayOrTensor) -> NdarrayOrTensor:
+    """Flat indices of what is set; found on the device where the mask is, whose copy would be the whole volume."""
+    if isinstance(mask, torch.Tensor) and not mask.is_cpu:
+        return mask.as_subclass(torch.Tensor).flatten().nonzero()[:, 0]
+    return np.flatnonzero(convert_to_numpy(mask))
 
 
 class BorderMapd(MapTransform):
@@ -186,7 +193,7 @@ class SamplePointsd(Randomizable, MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             regions = convert_to_tensor(item[key], track_meta=False)
-            points = self.sampler(regions.shape[1:], item.get(self.border_key))
+            points = self.sampler(regions.shape[1:], item.get(self.border_key)).to(regions.device)
             item["points"] = points
             item["point_labels"] = regions[:, points[:, 0], points[:, 1], points[:, 2]].T.float().contiguous()
         return item

@@ -54,7 +54,8 @@ def trained(phantoms, tmp_path_factory) -> dict:
 
 AGREED = (
     "network_def network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype image_size regions "
-    "reduction channels hidden_features inferer_mode coarse_step prior points_per_chunk"
+    "reduction channels hidden_features inferer_mode coarse_step candidate_step prior scan_step "
+    "points_per_chunk memory_limit decoder_dtype"
 )
 
 
@@ -88,6 +89,22 @@ def test_paper_restores_the_published_network(variant, parameters):
     assert sum(p.numel() for p in net.parameters()) == parameters
     assert net.coordinates == "voxel"
     assert net.grid_size == (128, 128, 80)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_cached_cases_stay_on_the_device(device, phantoms, tmp_path):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    keys = {"dataset_dir": str(phantoms), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), **TINY}
+    keys |= {"device": device, "cache_device": device, "epochs": 2, "val_interval": 0, "num_workers": 2}
+    workflow = run("training", "train", **keys)
+    loader = workflow.parser.get_parsed_content("train#dataloader")
+    assert loader.num_workers == 0
+    for item in loader.dataset:
+        assert {tensor.device.type for tensor in item.values()} == {device}
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
+    assert all(map(np.isfinite, losses))
 
 
 @pytest.mark.parametrize("override", ["variant", "paper"])
