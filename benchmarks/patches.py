@@ -1,4 +1,4 @@
-"""Padé activation and patch mapping: forward and backward, against ReLU and against convolutions."""
+"""The patch mapping as matrix products, forward and backward, against the convolutions that it equals."""
 
 import argparse
 
@@ -6,8 +6,6 @@ import torch
 from _report import median_seconds, report
 from torch import nn
 
-from custom_nets.networks import PadeActivation
-from custom_nets.networks import pade as pade_module
 from custom_nets.networks.patches import PatchMapping
 
 
@@ -32,34 +30,13 @@ def step(layer: nn.Module, x: torch.Tensor) -> None:
     layer(x).sum().backward()
 
 
-def eager_step(layer: nn.Module, x: torch.Tensor) -> None:
-    kernels = pade_module._kernels(x.device.type)
-    works, kernels.works = kernels.works, False
-    step(layer, x)
-    kernels.works = works
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--elements", type=int, default=2_600_000)
     parser.add_argument("--points", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-
-    x = torch.randn(options.elements, device=device, requires_grad=True)
-    pade, relu = PadeActivation().to(device), nn.ReLU()
-    seconds = median_seconds(
-        {
-            "ReLU": lambda: step(relu, x),
-            "Padé, compiled": lambda: step(pade, x),
-            "Padé, eager": lambda: eager_step(pade, x),
-        },
-        options.repeats,
-    )
-    rows = [{"activation": n, "ms": s * 1e3, "times ReLU": s / seconds["ReLU"]} for n, s in seconds.items()]
-    report("layers_activation", f"Activation, forward + backward, {options.elements:,} elements", rows, "ms")
 
     mapping = PatchMapping(4).to(device)
     convolutions = ConvolutionalMapping(mapping).to(device)
@@ -74,7 +51,7 @@ def main() -> None:
     )
     fastest = seconds["matrix products"]
     rows = [{"patch mapping": n, "ms": s * 1e3, "times matrix products": s / fastest} for n, s in seconds.items()]
-    report("layers_patches", f"Patch mapping, forward + backward, {options.points:,} points, equal results", rows, "ms")
+    report("patches", f"Patch mapping, forward + backward, {options.points:,} points, equal results", rows, "ms")
 
 
 if __name__ == "__main__":
