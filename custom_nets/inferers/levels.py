@@ -129,7 +129,11 @@ class Level:
         return rounds
 
     def _to_rimmed(self, points: torch.Tensor) -> torch.Tensor:
-        return to_flat(to_points(points, self.shape) + 1, self._rimmed)
+        # to_flat(to_points(points, shape) + 1, rimmed) in a third of the operations: a rim adds two points to each row
+        # before, two rows to each plane before, and a plane, a row and a point at the start.
+        _, width, depth = self.shape
+        start = (width + 3) * (depth + 2) + 1
+        return points.add(points // depth, alpha=2).add_(points // (depth * width), alpha=2 * (depth + 2)).add_(start)
 
     def _to_voxels(self, points: torch.Tensor) -> torch.Tensor:
         if self._whole:

@@ -91,6 +91,7 @@ class VolumeQuery:
         self.network = network
         self.latent = latent
         start = perf_counter()
+        self._size = chunk.choose(network, image.device)
         self._answer = _bound(network, latent, image, dtype)
         stats.decode_seconds += perf_counter() - start
         self.image = image
@@ -154,7 +155,7 @@ class VolumeQuery:
         return logits
 
     def _decode_all(self, flat: torch.Tensor) -> torch.Tensor:
-        size = self.chunk.choose(self.network, self.device)
+        size = self._size
         done: list[torch.Tensor] = []
         start = 0
         while start < len(flat):
@@ -167,7 +168,7 @@ class VolumeQuery:
                 start += size
                 continue
             # Outside of the handler, whose traceback holds the activations.
-            size = self.chunk.lower(min(size, len(flat) - start), self.device)
+            size = self._size = self.chunk.lower(min(size, len(flat) - start), self.device)
         return torch.cat(done)
 
     def _decode(self, flat: torch.Tensor) -> torch.Tensor:

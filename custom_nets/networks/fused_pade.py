@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 
 import torch
-from monai.utils import optional_import
 from torch import Tensor
 
-from custom_nets.networks.pade import _has_compiler, pade
+from custom_nets.networks.pade import has_kernels, pade
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,11 @@ def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor
 
 @cache
 def _kernel(device_type: str) -> _Kernel:
+    if not has_kernels(device_type):
+        return _plain_in_blocks
     if device_type == "cuda":
-        launch, found = optional_import("custom_nets.networks.triton_pade", name="biased_pade_")
-        return _with_fallback(launch, at_least=1) if found else _plain_in_blocks
-    if _has_compiler(device_type):
-        return _with_fallback(torch.compile(_plain, dynamic=True), _COMPILE_FROM)
-    return _plain_in_blocks
+        return _with_fallback(import_module("custom_nets.networks.triton_pade").biased_pade_, at_least=1)
+    return _with_fallback(torch.compile(_plain, dynamic=True), _COMPILE_FROM)
 
 
 def _with_fallback(kernel: _Kernel, at_least: int) -> _Kernel:

@@ -132,13 +132,11 @@ class FoldedDecoder:
         return _Entry(coordinates.T.float(), entering), bias + latent.float() @ vector
 
     def _layer(self, weight: Tensor, bias: Tensor, act: PadeActivation) -> _Layer:
-        bias, numerator, denominator = (
-            part.detach().float().clone() for part in (bias, act.numerator, act.denominator)
-        )
-        return _Layer(weight.T.to(self.dtype), bias, numerator, denominator)
+        return _Layer(weight.T.to(self.dtype), bias.float(), act.numerator.float(), act.denominator.float())
 
     def _convolution(self, convolution: PatchConvolution, act: PadeActivation) -> _Layer:
-        return self._layer(convolution.matrix(), convolution.bias.repeat_interleave(PATCH_FEATURES), act)
+        bias = convolution.bias.repeat_interleave(PATCH_FEATURES).clone()  # no view: see `biased_pade_`
+        return self._layer(convolution.matrix(), bias, act)
 
 
 def _skip(block: DecoderBlock, features: int) -> tuple[Tensor, Tensor | float]:

@@ -6,6 +6,8 @@ import logging
 import shutil
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from monai.networks.layers.factories import Act
@@ -96,16 +98,21 @@ def _blocks(x: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Kernels:
-    """Forward and backward, compiled where that is possible and the eager form elsewhere.
+    """Forward and backward: Triton's on a GPU, compiled ones on a CPU, and the eager form where neither can be had.
 
-    A compilation that fails (no compiler, no Triton, an unwritable cache) is reported once and never tried again.
+    What fails (no compiler, no Triton, an unwritable cache) is reported once and never tried again.
     """
 
     def __init__(self, device_type: str) -> None:
-        self.works = _has_compiler(device_type)
-        # Sizes differ from layer to layer and from chunk to chunk: one dynamic kernel serves all.
-        self._forward = torch.compile(_pade_forward, dynamic=True)
-        self._backward = torch.compile(_pade_backward, dynamic=True)
+        self.works = has_kernels(device_type)
+        if device_type == "cuda" and self.works:
+            triton_pade = import_module("custom_nets.networks.triton_pade")
+            self._forward, self._backward, self._least = triton_pade.pade_forward, triton_pade.pade_backward, 1
+        else:
+            # Sizes differ from layer to layer and from chunk to chunk: one dynamic kernel serves all.
+            self._forward = torch.compile(_pade_forward, dynamic=True)
+            self._backward = torch.compile(_pade_backward, dynamic=True)
+            self._least = _COMPILE_FROM
 
     def forward(self, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
         return self._run(self._forward, _eager_forward, x, numerator, denominator)
@@ -113,12 +120,12 @@ class _Kernels:
     def backward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self._run(self._backward, _eager_backward, *tensors)
 
-    def _run(self, compiled: Callable, eager: Callable, *tensors: Tensor):  # type: ignore[no-untyped-def]
-        if not self.works or tensors[0].numel() < _COMPILE_FROM:
+    def _run(self, kernel: Callable, eager: Callable, *tensors: Tensor):  # type: ignore[no-untyped-def]
+        if not self.works or tensors[0].numel() < self._least:
             return eager(*tensors)
         try:
             # One dimension, so that tensors of every rank share a kernel.
-            results = compiled(*(t.reshape(-1) if t.shape == tensors[0].shape else t for t in tensors))
+            results = kernel(*(t.reshape(-1) if t.shape == tensors[0].shape else t for t in tensors))
         except Exception as error:
             self.works = False
             reason = str(error).strip().splitlines()[:1]
@@ -129,10 +136,11 @@ class _Kernels:
         return results[0].view(tensors[0].shape), *results[1:]
 
 
-def _has_compiler(device_type: str) -> bool:
+def has_kernels(device_type: str) -> bool:
+    """Whether kernels can be made for a device: with a C++ compiler on a CPU, with Triton on a GPU."""
     if device_type == "cpu":
         return any(shutil.which(name) for name in ("g++", "c++", "clang++", "cl"))
-    return device_type == "cuda"
+    return device_type == "cuda" and find_spec("triton") is not None
 
 
 @cache

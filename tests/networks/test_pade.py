@@ -120,7 +120,7 @@ def test_falls_back_to_the_eager_form_when_compilation_fails(monkeypatch, caplog
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(kernels, "_forward", broken)
-    monkeypatch.setattr(pade_module, "_COMPILE_FROM", 0)
+    monkeypatch.setattr(kernels, "_least", 0)
     activation = PadeActivation()
     x = torch.randn(10)
     result = kernels.forward(x, activation.numerator, activation.denominator)
@@ -150,3 +150,40 @@ def test_blocks_of_the_eager_form_change_nothing(monkeypatch):
 
 def test_empty_inputs_are_allowed():
     assert PadeActivation()(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1, 1000, 3 * 1024 * 16 + 5])
+def test_triton_kernels_equal_the_eager_form(dtype, size):
+    generator = torch.Generator("cuda").manual_seed(0)
+    x = (3 * torch.randn(size, device="cuda", generator=generator)).to(dtype)
+    grad = torch.randn(size, device="cuda", generator=generator).to(dtype)
+    numerator = torch.tensor(pade_module.LEAKY_RELU_NUMERATOR, device="cuda")
+    denominator = torch.tensor(pade_module.LEAKY_RELU_DENOMINATOR, device="cuda") * torch.tensor(
+        [1.0, -1, 1, -1], device="cuda"
+    )
+    kernels = pade_module._kernels("cuda")
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    expected = pade_module._eager_forward(x, numerator, denominator)
+    torch.testing.assert_close(kernels.forward(x, numerator, denominator), expected, **tolerance)
+    found = kernels.backward(grad, x, numerator, denominator)
+    expected = pade_module._eager_backward(grad, x, numerator, denominator)
+    torch.testing.assert_close(found[0], expected[0], **tolerance)
+    scale = expected[1].abs().max()
+    torch.testing.assert_close(found[1] / scale, expected[1] / scale, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[2] / scale, expected[2] / scale, rtol=1e-4, atol=1e-5)
+    assert kernels.works
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_sign_of_zero_counts_on_a_gpu():
+    numerator = torch.tensor(pade_module.LEAKY_RELU_NUMERATOR, device="cuda")
+    denominator = torch.tensor(pade_module.LEAKY_RELU_DENOMINATOR, device="cuda")
+    zeros, ones = torch.tensor([0.0, -0.0], device="cuda"), torch.ones(2, device="cuda")
+    found = pade_module._kernels("cuda").backward(ones, zeros, numerator, denominator)[0]
+    expected = pade_module._eager_backward(ones, zeros, numerator, denominator)[0]
+    torch.testing.assert_close(found, expected)
+    assert found[0] != found[1]
