@@ -59,17 +59,24 @@ class BallNetwork(nn.Module):
         network: whose work is done; None: none at all, so that a search is measured alone.
         volume: what is in it.
         cells: grid of the auxiliary segmentation of a network that is not there; None: it gives none.
+        shells: radius of each region, as shares of the ball's.
     """
 
     def __init__(
-        self, network: OccupancyNetworkBase | None, volume: Volume, cells: tuple[int, ...] | None = None
+        self,
+        network: OccupancyNetworkBase | None,
+        volume: Volume,
+        cells: tuple[int, ...] | None = None,
+        shells: tuple[float, ...] = (1.0,),
     ) -> None:
         super().__init__()
         self.network = network
         self.volume = volume
         self.cells = cells
         self.register_buffer("centre", torch.tensor([(side - 1) / 2 for side in volume.shape]))
+        self.register_buffer("radii", torch.tensor(shells) * volume.radius)
         self.centre: Tensor
+        self.radii: Tensor
 
     def truth(self) -> Tensor:
         """The ball `[H, W, D]`, Boolean."""
@@ -102,8 +109,8 @@ class BallNetwork(nn.Module):
         return lambda points: decode(points) * _NEGLIGIBLE + self.logits(points)
 
     def logits(self, points: Tensor) -> Tensor:
-        """Signed distance in voxels `[B, N, 1]`, positive inside."""
-        return self.volume.radius - (points - self.centre).square().sum(dim=-1, keepdim=True).sqrt()
+        """Signed distances in voxels `[B, N, R]`, positive inside."""
+        return self.radii - (points - self.centre).square().sum(dim=-1, keepdim=True).sqrt()
 
     def preferred_chunk(self, device: torch.device) -> int | None:
         return None if self.network is None else self.network.preferred_chunk(device)

@@ -13,15 +13,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import torch
-from _memory import resident, restart_peak
 from _report import report
+from _stages import Stages
 from monai.bundle import ConfigParser
 from monai.data import decollate_batch, list_data_collate
 
@@ -56,22 +55,6 @@ def write_scan(shape: tuple[int, ...]) -> Path:
     return path
 
 
-class Stages:
-    """Time and memory of one component after the other."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def measure(self, name: str, function: Callable[[], Any]) -> Any:
-        restart_peak()
-        start = time.perf_counter()
-        result = function()
-        seconds = time.perf_counter() - start
-        row = {"component": name, "s": seconds, "peak GiB": resident("VmHWM") / 2**30}
-        self.rows.append(row | {"GiB after": resident("VmRSS") / 2**30})
-        return result
-
-
 def measure(scan: str, model: str, keys: dict[str, Any], output: str) -> dict[str, Any]:
     """Runs the components of the inference one by one."""
     parser = ConfigParser()
@@ -82,8 +65,7 @@ def measure(scan: str, model: str, keys: dict[str, Any], output: str) -> dict[st
     network = stages.measure("imports, network", lambda: get("network").eval())
     network.load_state_dict(torch.load(model, weights_only=True))
     item: Any = stages.measure("list of cases", lambda: get("dataset").data[0])
-    for transform in get("preprocessing").transforms:
-        item = stages.measure(type(transform).__name__, lambda t=transform, i=item: t(i))
+    item = stages.apply(get("preprocessing").transforms, item)
     batch: Any = stages.measure("collate", lambda: list_data_collate([item]))
     item = None
     inferer = get("inferer")
@@ -91,10 +73,7 @@ def measure(scan: str, model: str, keys: dict[str, Any], output: str) -> dict[st
         batch["pred"] = stages.measure("OccupancyInferer", lambda: inferer(batch["image"], network))
     (item,) = stages.measure("decollate", lambda: decollate_batch(batch))
     batch.clear()
-    for transform in get("postprocessing").transforms:
-        steps = getattr(transform, "transforms", [transform])
-        for part in steps:
-            item = stages.measure(type(part).__name__, lambda t=part, i=item: t(i))
+    item = stages.apply(get("postprocessing").transforms, item)
     stats = inferer.stats
     return {
         "rows": stages.rows,

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from _report import RESULTS, hardware
+from _truth import TruthNetwork
 from monai.data import MetaTensor
 from monai.utils import optional_import
 from numpy.typing import NDArray
@@ -85,12 +86,6 @@ SHOWN = [
 """The rows of the table; the JSON file has all."""
 
 
-class Latent(NamedTuple):
-    """What the network without weights hands from `encode` to `decode`."""
-
-    segmentation: Tensor
-
-
 @dataclass(frozen=True)
 class Case:
     """One phantom, cut to its liver.
@@ -112,26 +107,6 @@ class Case:
     diameters: NDArray[np.int64]
     scan: tuple[int, ...]
     spacing: tuple[float, ...]
-
-
-class TruthNetwork:
-    """An occupancy network that looks its answers up.
-
-    Args:
-        case: what it knows.
-        prior: name of its auxiliary segmentation.
-    """
-
-    def __init__(self, case: Case, prior: str) -> None:
-        self.case = case
-        self.prior = prior
-
-    def encode(self, image: Tensor) -> Latent:
-        return Latent(self.case.priors[self.prior])
-
-    def decode(self, latent: Latent, image: Tensor, points: Tensor) -> Tensor:
-        rows, columns, slices = points[0].unbind(dim=-1)
-        return self.case.logits[:, rows, columns, slices].T[None]
 
 
 def make_case(seed: int, number: int, spacing: Sequence[float], tumours: int) -> Case:
@@ -188,7 +163,7 @@ def search(case: Case, setting: Setting) -> dict[str, Any]:
         prior=setting.mode,
         points_per_chunk=1 << 20,
     )
-    result = inferer(case.image, TruthNetwork(case, setting.prior))[0].numpy() > 0.5
+    result = inferer(case.image, TruthNetwork(case.logits, case.priors[setting.prior]))[0].numpy() > 0.5
     voxels = np.bincount(case.pieces.ravel())[1:]
     hits = np.bincount(case.pieces[result[1]], minlength=len(voxels) + 1)[1:]
     stages = inferer.stats.queries_per_stage

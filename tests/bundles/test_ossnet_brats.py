@@ -34,6 +34,7 @@ TINY = {
     "validation": 1,
     "test": 1,
     "coarse_step": 8,
+    "scan_step": 8,
     "early_stop_patience": 5,
 }
 
