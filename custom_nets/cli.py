@@ -180,6 +180,29 @@ def scores(file: str) -> None:
         print("".join([region.ljust(8), *cells]))
 
 
+def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (), **keys: object) -> None:
+    """Estimates the memory that the inference of a volume will take, without running it.
+
+    Args:
+        bundle: folder of the bundle.
+        shape: voxels along the three axes, as the network is given them.
+        device: cuda or cpu; default: a GPU where there is one.
+        configs: of the bundle, after inference.json, such as variant (with commas between them).
+        keys: keys of the configs, as in a run: `--variant c`.
+    """
+    import torch
+
+    from custom_nets.zoo import estimate_bundle_memory
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    names = [configs] if isinstance(configs, str) else list(configs)
+    parts = estimate_bundle_memory(bundle, shape, device, names, keys)
+    peak = parts.pop("peak")
+    print("".join(f"{name:<10}{size:8.2f} GiB\n" for name, size in parts.items()) + f"{'peak':<10}{peak:8.2f} GiB")
+    beside = "workspaces of its convolutions" if device.startswith("cuda") else "Python and PyTorch (about 0.4 GiB)"
+    print(f"on {device}, besides {beside}; encoder and points are not held together")
+
+
 def info(**options: bool) -> None:
     """Prints versions and devices, for bug reports.
 
@@ -214,6 +237,7 @@ VERBS = {
     "submission": submission,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
+    "memory": memory,
     "info": info,
 }
 

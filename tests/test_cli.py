@@ -12,6 +12,7 @@ from monai.networks.nets import SegResNet
 from custom_nets import cli
 from custom_nets.metrics import write_case_metrics
 from custom_nets.networks import OSSNet
+from tests.conftest import REPOSITORY
 from tests.networks.test_ossnet import ours_to_published
 
 
@@ -172,4 +173,34 @@ def test_oddities_of_ct_cases_are_told(monkeypatch, tmp_path, capsys):
 )
 def test_options_without_effect_are_refused(monkeypatch, tmp_path, capsys, arguments, message):
     assert call(monkeypatch, "phantom", arguments[0], str(tmp_path), *arguments[1:]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bundle", ["ossnet_brats", "ossnet_lits", "nvnet_brats"])
+def test_memory_is_told_by_part(monkeypatch, capsys, bundle):
+    folder = REPOSITORY / "bundles" / bundle
+    assert call(monkeypatch, "memory", str(folder), "--shape", "64", "64", "48", "--device", "cpu") == 0
+    sizes = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[:-1]}
+    assert set(sizes) == {"image", "weights", "encoder", "points", "search", "result", "peak"}
+    assert sizes["peak"] >= sizes["image"]
+
+
+def test_memory_takes_keys_and_configs(monkeypatch, capsys):
+    call_of = ("memory", str(REPOSITORY / "bundles" / "ossnet_brats"), "--shape", "96", "96", "96", "--device", "cpu")
+    call(monkeypatch, *call_of, "--configs", "variant", "--variant", "c")
+    small = capsys.readouterr().out
+    call(monkeypatch, *call_of, "--configs", "variant", "--variant", "d", "--points_per_chunk", "20000")
+    assert float(capsys.readouterr().out.split("points")[1].split()[0]) > float(small.split("points")[1].split()[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "--shape", "1", "2", "3"), "expected the folder of a bundle"),
+        (("bundles/ossnet_brats", "--shape", "64", "64"), "expected three numbers of voxels"),
+    ],
+)
+def test_memory_of_nothing_is_one_line(monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(REPOSITORY)
+    assert call(monkeypatch, "memory", *arguments) == 2
     assert message in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Weights and packaging: conversion of published checkpoints."""
 
+from custom_nets.zoo.memory import estimate_bundle_memory
 from custom_nets.zoo.ossnet_weights import convert_ossnet_checkpoint, convert_ossnet_state_dict
 from custom_nets.zoo.segresnet_weights import convert_segresnet_checkpoint, convert_segresnet_state_dict
 
@@ -8,4 +9,5 @@ __all__ = [
     "convert_ossnet_state_dict",
     "convert_segresnet_checkpoint",
     "convert_segresnet_state_dict",
+    "estimate_bundle_memory",
 ]

@@ -1,0 +1,103 @@
+"""What the inference of a volume takes in memory, worked out before it is run."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from custom_nets.inferers.occupancy import OccupancyInferer, OccupancyMode
+from custom_nets.networks import PadeActivation
+
+
+def estimate_memory(
+    network: Any,
+    inferer: Any,
+    shape: Sequence[int],
+    device: torch.device,
+    image_dtype: torch.dtype = torch.float32,
+    autocast: torch.dtype | None = None,
+) -> dict[str, float]:
+    """Estimates what the inference of one volume holds at its peak, by part.
+
+    Of the network no number is computed: PyTorch's memory tracker follows its forward pass on tensors without data. A
+    chunk of points counts as the network estimates it. Not counted are workspaces of convolution libraries (a GPU's can
+    be as large as all the rest), Python and PyTorch themselves (about 0.4 GiB), and what happens before and after.
+
+    Args:
+        network: an occupancy network, or one that maps images to logits.
+        inferer: `OccupancyInferer`, or None for one pass over the whole image.
+        shape: of the image that the network is given (C, H, W, D); where it counts in mm, its voxels count as 1 mm.
+        device: where it is to run.
+        image_dtype: of the image.
+        autocast: precision of the network where it is not its weights'.
+
+    Returns:
+        GiB of `image`, `weights`, `encoder` (beyond both), `points` (one chunk, and what is kept for all of them),
+        `search`, `result`, and `peak`: the most that is held at a time.
+    """
+    stand_in = _without_activations(network)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        image = torch.empty(1, *shape, dtype=image_dtype)
+        tracker = MemTracker()
+        with torch.no_grad(), tracker, torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+            output = stand_in.encode(image) if inferer is not None else stand_in(image.float())
+            kept = _bytes_of(output)
+    weights = sum(_bytes_of(tensor) for tensor in (*network.parameters(), *network.buffers()))
+    forward = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"] - weights
+    voxels = math.prod(shape[1:])
+    parts: dict[str, float] = {"image": image.numel() * image.element_size(), "weights": weights}
+    parts["encoder"] = max(forward, kept)
+    parts["points"] = parts["search"] = 0
+    parts["result"] = kept
+    if isinstance(inferer, OccupancyInferer):
+        regions = _regions_of(network)
+        chunk = min(inferer.chunk.choose(network, device), voxels)
+        pooled = parts["image"] if getattr(getattr(network, "variant", None), "mid_range_patches", False) else 0
+        parts["points"] = chunk * getattr(network, "bytes_per_point", 0) + pooled
+        parts["result"] = voxels * regions * torch.empty(0, dtype=inferer.output_dtype).element_size()
+        if inferer.mode == OccupancyMode.SURFACE:
+            # A mark for each voxel; margins, sides and marks of the lattice of every second one, and a copy of them.
+            parts["search"] = voxels + voxels // 8 * (2 * 4 * regions + 2 * regions + 1)
+        elif inferer.mode == OccupancyMode.PUBLISHED:
+            parts["search"] = 3 * voxels * regions
+    later = kept + parts["points"] + parts["search"] + parts["result"] if inferer is not None else 0
+    parts["peak"] = parts["image"] + weights + max(parts["encoder"], later)
+    return {name: size / 2**30 for name, size in parts.items()}
+
+
+class _Copy(nn.Module):
+    """What a fused activation takes: one tensor more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+def _without_activations(network: Any) -> Any:
+    """The network with activations that hold what the compiled ones do, not what plain operations would."""
+    stand_in = copy.deepcopy(network).cpu().eval()
+    if getattr(stand_in, "spacing", None) is not None:
+        stand_in.spacing = None  # a step is a voxel then, and no decision depends on an affine that has no numbers
+    for module in list(stand_in.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, PadeActivation):
+                setattr(module, name, _Copy())
+    return stand_in
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    return sum(_bytes_of(part) for part in value) if isinstance(value, (tuple, list)) else 0
+
+
+def _regions_of(network: Any) -> int:
+    decoder = network.decoder
+    last = [module for module in decoder.modules() if isinstance(module, nn.Linear)][-1]
+    return last.out_features
