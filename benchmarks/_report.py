@@ -6,8 +6,10 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,25 @@ RESULTS = Path(__file__).parent / "results"
 def hardware() -> str:
     """Names what the numbers were measured on."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     return f"{platform.machine()} CPU, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def commit() -> str:
+    """What the checkout stands at, "-dirty" where more than results has changed since; "unknown" outside of one."""
+    try:
+        number = _git("rev-parse", "--short", "HEAD")
+        # The results of one benchmark must not make the next one dirty.
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{number}-dirty" if changed else number
+
+
+def _git(*arguments: str) -> str:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    keys = {"cwd": Path(__file__).parent, "env": environment, "capture_output": True, "text": True}
+    return subprocess.run(["git", *arguments], check=True, **keys).stdout.strip()  # type: ignore[call-overload]
 
 
 def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1) -> dict[str, float]:
@@ -51,11 +70,17 @@ def report(name: str, title: str, rows: Sequence[Mapping[str, Any]], bar: str) -
     """
     RESULTS.mkdir(exist_ok=True)
     columns = list(rows[0])
-    lines = [f"{title}. {hardware()}.", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    made = {"hardware": hardware(), "date": str(date.today()), "commit": commit()}
+    lines = [
+        f"{title}. {made['hardware']}, {made['date']}, commit {made['commit']}.",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"|{' --- |' * len(columns)}",
+    ]
     lines += [f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows]
     print("\n".join(lines))
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
-    facts = {"title": title, "hardware": hardware(), "rows": list(rows)}
+    facts = {"title": title, **made, "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     _plot(RESULTS / f"{name}.png", title, [str(row[columns[0]]) for row in rows], [row[bar] for row in rows], bar)
 

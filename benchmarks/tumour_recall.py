@@ -11,8 +11,6 @@ import argparse
 import itertools
 import json
 import math
-import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _report import RESULTS, hardware
+from _report import RESULTS, commit, hardware
 from _truth import TruthNetwork
 from monai.data import MetaTensor
 from monai.utils import optional_import
@@ -284,16 +282,6 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
     figure.supylabel("share of the tumours found", fontsize=10)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=110)
-
-
-def commit() -> str:
-    """What the checkout stands at."""
-    command = ["git", "describe", "--always", "--dirty"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> None:
