@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from custom_nets.networks import OSSNet, PyramidOSSNet
 from custom_nets.networks.occupancy import OccupancyNetworkBase
+from custom_nets.networks.ossnet import PUBLISHED
 
 _NEGLIGIBLE = 1e-6
 _SURE = 6.0
@@ -30,6 +31,7 @@ class Volume(NamedTuple):
 VOLUMES = {
     "64": Volume((64, 64, 64), 4, 13.25),
     "128": Volume((128, 128, 128), 4, 26.5),
+    "128, one channel": Volume((128, 128, 128), 1, 26.5),
     "brats": Volume((256, 256, 160), 4, 29.0),
     "brats, large": Volume((256, 256, 160), 4, 45.0),
     "256": Volume((256, 256, 256), 4, 53.0),
@@ -41,15 +43,13 @@ NETWORKS = ("onet", "a", "b", "c", "d", "pyramid")
 
 
 def build_network(name: str, volume: Volume) -> OccupancyNetworkBase:
-    """An untrained network, the published one's sizes where the volume is the published one's."""
+    """An untrained network, sized as published for the kind of volume: MRI with four channels, CT with one."""
     torch.manual_seed(0)
     if name == "pyramid":
         return PyramidOSSNet(volume.channels, 1).eval()
-    if volume.shape == (512, 512, 512):
-        return OSSNet.published(name, "lits").eval()
-    grid = [side // 2 for side in volume.shape]
-    keys = {"latent_size": (8, 8, 5), "coordinates": "voxel"}
-    return OSSNet(name, volume.channels, 1, grid_size=grid, **keys).eval()  # type: ignore[arg-type]
+    published = PUBLISHED["lits" if volume.channels == 1 else "brats"]
+    keys = {**published, "grid_size": [side // 2 for side in volume.shape], "coordinates": "voxel"}
+    return OSSNet(name, num_regions=1, **keys).eval()
 
 
 class BallNetwork(nn.Module):
