@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _readme import refresh
 from monai.utils import optional_import
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,7 +61,7 @@ def median_seconds(runs: Mapping[str, Callable[[], Any]], repeats: int, warmup: 
 
 
 def report(name: str, title: str, rows: Sequence[Mapping[str, Any]], bar: str) -> None:
-    """Prints a table and writes `results/<name>.json`, `.md` and `.png`.
+    """Prints a table, writes `results/<name>.json`, `.md` and `.png`, and puts it into the README.
 
     Args:
         name: of the files.
@@ -83,6 +84,7 @@ def report(name: str, title: str, rows: Sequence[Mapping[str, Any]], bar: str) -
     facts = {"title": title, **made, "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     _plot(RESULTS / f"{name}.png", title, [str(row[columns[0]]) for row in rows], [row[bar] for row in rows], bar)
+    refresh()
 
 
 def _cell(value: Any) -> str:

@@ -136,9 +136,10 @@ def main() -> None:
     parser.add_argument("--budget", type=float, help="seconds of a row; beyond, it is extrapolated (CPU 120, GPU 15)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", default=["brats", "512"], choices=["brats", "512"], help="of the targets")
-    parser.add_argument("--name", default="inference_targets", help="of the result files")
+    parser.add_argument("--name", help="of the result files; default: inference_targets_DEVICE")
     options = parser.parse_args()
     on_gpu = options.device != "cpu"
+    options.name = options.name or f"inference_targets_{options.device}"
     options.budget = options.budget or (15.0 if on_gpu else 120.0)
     targets = [
         target

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from _readme import refresh
 from _report import RESULTS, commit, hardware
 from _truth import TruthNetwork
 from monai.data import MetaTensor
@@ -337,6 +338,7 @@ def main() -> None:
     facts |= {"tumours": totals, "rows": rows}
     (RESULTS / f"{options.name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     draw(RESULTS / f"{options.name}.png", rows, title)
+    refresh()
 
 
 if __name__ == "__main__":
