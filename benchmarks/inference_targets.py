@@ -10,6 +10,7 @@ import argparse
 import gc
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -108,20 +109,18 @@ def measure_here(key: Key, options: argparse.Namespace) -> dict[str, Any]:
 def judged(target: Target, rows: Rows) -> dict[str, Any]:
     """A row of the table of targets."""
     parts = [rows[key] for key in target.rows if key in rows]
-    complete = len(parts) == len(target.rows)
-    figure = math.nan
-    if complete:
-        try:
+    figure: float | None = None
+    if len(parts) == len(target.rows):
+        with suppress(KeyError):  # an extrapolated row has no parts of its time and no peak
             figure = target.figure(*parts)
-        except KeyError:  # an extrapolated row has no parts of its time and no peak
-            complete = False
-    better = figure / target.limit if target.at_least else target.limit / figure
-    bound = "at least" if target.at_least else "at most"
-    met = ("yes" if better >= 1 else "NO") if complete else "not measured"
+    better = 0.0
+    if figure is not None:
+        better = figure / target.limit if target.at_least else target.limit / figure
+    met = "not measured" if figure is None else ("yes" if better >= 1 else "NO")
     return {
         "target": target.what,
-        "figure": figure,
-        "limit": f"{bound} {target.limit:g}",
+        "figure": "-" if figure is None else figure,
+        "limit": f"{'at least' if target.at_least else 'at most'} {target.limit:g}",
         "met": met,
         "seconds": " / ".join(f"{part['seconds']:.3g}" for part in parts),
         "extrapolated from": "; ".join(part["extrapolated from"] for part in parts if part.get("extrapolated from")),
@@ -152,9 +151,9 @@ def main() -> None:
     title = f"What inference must show, {how}, a ball in noise"
     report(options.name, title, [judged(target, rows) for target in targets], "times better than the limit")
     title = f"The rows behind the targets of inference, {how}, a ball in noise"
-    full = [{"row": ", ".join(key), **{column: row.get(column, "") for column in COLUMNS}} for key, row in rows.items()]
-    kept = [{name: value for name, value in row.items() if name != "times C original"} for row in full]
-    report(f"{options.name}_rows", title, kept, "seconds")
+    columns = [column for column in COLUMNS if column not in ("size", "network", "method", "times C original")]
+    full = [{"row": ", ".join(key), **{column: row.get(column, "") for column in columns}} for key, row in rows.items()]
+    report(f"{options.name}_rows", title, full, "seconds")
 
 
 if __name__ == "__main__":
