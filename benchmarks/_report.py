@@ -31,8 +31,9 @@ def commit() -> str:
     """What the checkout stands at, "-dirty" where more than results has changed since; "unknown" outside of one."""
     try:
         number = _git("rev-parse", "--short", "HEAD")
-        # The results of one benchmark must not make the next one dirty.
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+        # The results of one benchmark must not make the next one dirty, nor the README that shows them.
+        others = [":/", ":(top,exclude)benchmarks/results", ":(top,exclude)benchmarks/README.md"]
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{number}-dirty" if changed else number

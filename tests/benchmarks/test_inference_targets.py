@@ -3,7 +3,7 @@
 import inference
 import pytest
 from _ball import NETWORKS, VOLUMES
-from inference_targets import C, MEMORY, ON_A_GPU, ORIGINAL, RATIOS, faster, judged, peak
+from inference_targets import MEMORY, ON_A_GPU, ORIGINAL, RATIOS, C, faster, judged, peak
 
 TWELVE = faster("C", ORIGINAL, C, 12)
 
