@@ -32,9 +32,13 @@ from custom_nets.inferers import OccupancyInferer
 SEARCHES: dict[str, dict[str, Any]] = {
     "surface, step 8": {"mode": "surface", "coarse_step": 8},
     "surface, step 4": {"mode": "surface", "coarse_step": 4},
+    "surface, step 8, no prior": {"mode": "surface", "coarse_step": 8, "prior": "none"},
+    "surface, step 4, no prior": {"mode": "surface", "coarse_step": 4, "prior": "none"},
     "published": {"mode": "published"},
     "dense": {"mode": "dense"},
 }
+"""Keys of the inferer; unless they say otherwise the prior restricts the search, where the network has one."""
+
 CONVOLUTIONAL = ("UNet, whole", "SegResNet 8, whole", "SegResNet 8, windows", "SegResNet 16, windows")
 WINDOW, OVERLAP = 128, 0.25
 
@@ -70,7 +74,7 @@ class Run:
         """A search of ours."""
         alone = self._without_network(ball, image)
         prior = "none" if alone.cells is None else "restrict"
-        inferer = OccupancyInferer(prior=prior, decoder_dtype=self.dtype, **SEARCHES[method])
+        inferer = OccupancyInferer(**{"prior": prior, "decoder_dtype": self.dtype, **SEARCHES[method]})
 
         def infer(network: nn.Module) -> Tensor:
             return (inferer(image, network)[0, 0] > 0.5).to(torch.uint8)
@@ -234,7 +238,7 @@ def main() -> None:
     parser.add_argument("--half", action="store_true", help="bfloat16 matrix products; on a GPU autocast")
     parser.add_argument("--budget", type=float, default=120.0, help="seconds of a row; beyond, it is extrapolated")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--name", default="inference", help="of the result files")
+    parser.add_argument("--name", help="of the result files; default: inference_DEVICE")
     parser.add_argument("--one", nargs=3, help="size, network and method: measure this in this process")
     options = parser.parse_args()
     if options.one:
@@ -250,7 +254,7 @@ def main() -> None:
     full = [{column: row.get(column, "") for column in COLUMNS} for row in rows if "seconds" in row]
     for row in full:
         row["row"] = f"{row['size']}, {row['network']}, {row['method']}"
-    report(options.name, title, [{"row": r.pop("row"), **r} for r in full], "seconds")
+    report(options.name or f"inference_{options.device}", title, [{"row": r.pop("row"), **r} for r in full], "seconds")
 
 
 if __name__ == "__main__":
