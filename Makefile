@@ -108,7 +108,7 @@ lint: $(READY)
 
 bench: $(READY)
 	@echo "== measurements"
-	@for name in layers training_step; do echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in query_counts patches pade training_step end_to_end; do echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 bench-accuracy: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
