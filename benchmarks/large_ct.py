@@ -12,22 +12,17 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import torch
 from _report import report
-from _stages import Stages
-from monai.bundle import ConfigParser
-from monai.data import decollate_batch, list_data_collate
+from _stages import BUNDLES, CACHE, Stages, infer_case, load_network, read_bundle, run_command
 
 from custom_nets.data import abdomen_phantom
 
-CONFIGS = Path(__file__).parent.parent / "bundles" / "ossnet_lits" / "configs"
-CACHE = Path(__file__).parent / ".cache"
+CONFIG = BUNDLES / "ossnet_lits" / "configs" / "inference.json"
 SPACING = (0.75, 0.75, 0.8)
 SEARCHES: dict[str, dict[str, Any]] = {
     "surface": {},
@@ -57,47 +52,17 @@ def write_scan(shape: tuple[int, ...]) -> Path:
 
 def measure(scan: str, model: str, keys: dict[str, Any], output: str) -> dict[str, Any]:
     """Runs the components of the inference one by one."""
-    parser = ConfigParser()
-    parser.read_config(str(CONFIGS / "inference.json"))
-    parser.update({"dataset_dir": scan, "output_dir": output, "load_model": model, "device": "cpu", **keys})
+    parser = read_bundle([CONFIG], inference_keys(scan, model, keys, output))
     stages = Stages()
-    get = parser.get_parsed_content
-    network = stages.measure("imports, network", lambda: get("network").eval())
-    network.load_state_dict(torch.load(model, weights_only=True))
-    item: Any = stages.measure("list of cases", lambda: get("dataset").data[0])
-    item = stages.apply(get("preprocessing").transforms, item)
-    batch: Any = stages.measure("collate", lambda: list_data_collate([item]))
-    item = None
-    inferer = get("inferer")
-    with torch.no_grad():
-        batch["pred"] = stages.measure("OccupancyInferer", lambda: inferer(batch["image"], network))
-    (item,) = stages.measure("decollate", lambda: decollate_batch(batch))
-    batch.clear()
-    item = stages.apply(get("postprocessing").transforms, item)
-    stats = inferer.stats
-    return {
-        "rows": stages.rows,
-        "queries": stats.queries,
-        "stages": stats.queries_per_stage,
-        "encode_s": stats.encode_seconds,
-        "decode_s": stats.decode_seconds,
-        "search_s": stats.search_seconds,
-        "foreground": int((item["pred"] > 0).sum()),
-    }
+    network = stages.measure("imports, network", lambda: load_network(parser))
+    stages.measure("list of cases", lambda: parser.get_parsed_content("dataset"))
+    found = infer_case(parser, stages, network)
+    return {**found, "rows": [{k: v for k, v in row.items() if k != "later cases, s"} for row in stages.rows()]}
 
 
-def run_command(scan: str, model: str, keys: dict[str, Any], output: str) -> dict[str, float]:
-    """Seconds and peak GiB of the documented command."""
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "inferring"]
-    command += ["--config_file", str(CONFIGS / "inference.json"), "--dataset_dir", scan, "--output_dir", output]
-    command += ["--load_model", model, *(f"--{name}={value}" for name, value in keys.items())]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        msg = f"the command ended with status {status}: {' '.join(command)}"
-        raise RuntimeError(msg)
-    return {"s": time.perf_counter() - start, "peak GiB": usage.ru_maxrss / 2**20}
+def inference_keys(scan: str, model: str, keys: dict[str, Any], output: str) -> dict[str, Any]:
+    """What the inference is told beside its config."""
+    return {"dataset_dir": scan, "output_dir": output, "load_model": model, "device": "cpu", **keys}
 
 
 def main() -> None:
@@ -121,7 +86,7 @@ def main() -> None:
         command = [sys.executable, "-W", "ignore", __file__, "--shape", *map(str, shape), "--model", model]
         done = subprocess.run([*command, "--one", name], stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        whole = run_command(scan, model, keys, output)
+        whole = run_command([CONFIG], inference_keys(scan, model, keys, output))
         summary.append(
             {
                 "search": name,
