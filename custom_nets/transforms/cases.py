@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,37 @@ class _CaseReader(NibabelReader):
         self.case = case
         self.label = label
         self.affine: np.ndarray = np.eye(4)
+        self.shapes: list[tuple[int, ...]] = []
+        self.channel: np.ndarray | None = None
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         headers = [read_header(name, self.case) for name in ensure_tuple(data)]
         check_same_grid(self.case, headers)
         images = super().read(data, **kwargs)
         self.affine = np.array(ensure_tuple(images)[0].affine)
+        self.shapes = [header.shape for header in headers]
         return images
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        if len(self.shapes) == 1 or len(self.shapes[0]) != 3 or len(set(self.shapes)) > 1:
+            return super().get_data(img)
+        # One 3D file a channel: unpacked beside each other, each to its place, so that nothing has to be stacked.
+        files = self.filenames
+        channels = np.empty((len(files), *self.shapes[0]), dtype=np.float32)
+        with ThreadPoolExecutor(len(files)) as pool:
+            list(pool.map(lambda file, channel: read_voxels(file, self.case, out=channel), files, channels))
+        self.filenames, self.channel = files[:1], channels[0]
+        _, meta = super().get_data(img[0])
+        self.filenames, self.channel = files, None
+        return channels, {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
     def _get_affine(self, img: Any) -> np.ndarray:
         # `read` allows rounding between the files of a case, MONAI's own comparison does not.
         return self.affine.copy()
 
     def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
+        if self.channel is not None:
+            return self.channel
         scaled = (img.dataobj.slope, img.dataobj.inter) != (1, 0)
         whole = self.label and not scaled and np.can_cast(img.dataobj.dtype, np.int16)
         return read_voxels(filename, self.case, np.int16 if whole else np.float32)
@@ -233,11 +252,19 @@ class ReloadCased(MapTransform):
         keys: images that `LoadCased` read.
         names: where the untouched images go, one a key.
         allow_missing_keys: whether an item may lack a key.
+        channels: those that are needed; where each channel has a file of its own, the others are left 0. None: all.
     """
 
-    def __init__(self, keys: KeysCollection, names: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        names: KeysCollection,
+        allow_missing_keys: bool = False,
+        channels: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.names = ensure_tuple(names)
+        self.channels = channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Adds the images as they are on the disk.
@@ -251,6 +278,8 @@ class ReloadCased(MapTransform):
             if not files:
                 msg = f"item '{key}' does not know the files that it was read from; read it with LoadCased"
                 raise InputError(msg)
+            needed = [file if self.channels is None or c in self.channels else None for c, file in enumerate(files)]
+            files = needed if any(needed) else files
             source = files if len(files) > 1 else files[0]
             item[name] = LoadCased(str(name), label_keys=())({**item, name: source})[name]
         return item

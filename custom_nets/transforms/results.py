@@ -94,7 +94,7 @@ class SaveResultsd(Compose):
             )
         steps.append(SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions, parts=parts))
         if overlay:
-            steps.append(ReloadCased("image", "original"))
+            steps.append(ReloadCased("image", "original", channels=channels))
             steps.append(
                 SaveOverlayd(
                     "original",

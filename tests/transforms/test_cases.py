@@ -86,6 +86,17 @@ class TestLoadImage:
         expected = (stored * 0.5 - 1024).astype(np.float32)
         np.testing.assert_array_equal(LoadCased("image")({"image": path})["image"][0], expected)
 
+    def test_many_rows_read_block_by_block(self, tmp_path):
+        voxels = np.arange(3 * 21 * 4, dtype=np.int16).reshape(3, 21, 4)
+        np.testing.assert_array_equal(
+            LoadCased("image")({"image": save(tmp_path / "A.nii.gz", voxels)})["image"][0], voxels
+        )
+
+    def test_meta_data_of_several_files_is_that_of_the_first(self, files):
+        ours, theirs = (LoadCased("image")({"image": names})["image"].meta for names in (files, files[0]))
+        differing = {key for key in ours if str(ours[key]) != str(theirs[key])}
+        assert differing == {"original_channel_dim", "case_files"}
+
     def test_threads_do_not_mix_up_files(self, files, label, volumes):
         load = LoadCased()
         items = [{"image": files, "label": label}] * 40
@@ -413,6 +424,19 @@ def test_an_image_is_read_again_as_it_was(files):
     item["image"] *= 0
     again = ReloadCased("image", "original")(item)["original"]
     assert torch.equal(again, LoadCased("image")({"image": files})["image"])
+
+
+def test_only_the_channels_that_are_needed_are_read_again(files, volumes):
+    item = LoadCased("image")({"image": files, "case": "A"})
+    volumes[[1, 3]] = 0
+    again = ReloadCased("image", "original", channels=(0, 2))(item)["original"]
+    np.testing.assert_array_equal(again, volumes)
+
+
+def test_a_file_that_holds_all_channels_is_read_again_whole(tmp_path, volumes):
+    item = LoadCased("image")({"image": save(tmp_path / "a.nii.gz", np.moveaxis(volumes, 0, -1))})
+    again = ReloadCased("image", "original", channels=(0, 2))(item)["original"]
+    np.testing.assert_array_equal(again, volumes)
 
 
 def test_only_images_that_know_their_files_are_read_again():
