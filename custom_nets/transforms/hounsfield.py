@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from custom_nets.errors import InputError
+from custom_nets.transforms.slabs import split_slabs
 
 
 def check_window(window: Sequence[float]) -> tuple[float, float]:
@@ -76,7 +77,7 @@ class WindowHounsfield(Transform):
         windowed = torch.empty(values.shape, dtype=self.dtype, device=values.device)
         low, high = self.window
         seen = torch.zeros((), dtype=torch.bool, device=values.device)
-        for units, scaled in zip(values.unbind(1), windowed.unbind(1), strict=True):
+        for units, scaled in zip(split_slabs(values), split_slabs(windowed), strict=True):
             slab = units.float()
             seen |= ((slab > low) & (slab < high)).any()
             scaled.copy_((slab.clamp(low, high) - low) / self.unit)

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
 from custom_nets.errors import InputError
+from custom_nets.transforms.slabs import split_slabs
 
 
 class Region(NamedTuple):
@@ -124,7 +125,7 @@ class LabelsToRegions(Transform):
         kept = chosen.regions[: self.num_regions]
         stacked = torch.zeros(len(kept), *values.shape[1:], dtype=torch.uint8, device=values.device)
         found = 0
-        for numbers, channels in zip(values.unbind(1), stacked.unbind(1), strict=True):  # masks of a slice are small
+        for numbers, channels in zip(split_slabs(values), split_slabs(stacked), strict=True):
             for number in chosen.known:
                 mask = numbers[0] == number
                 found += int(torch.count_nonzero(mask))
@@ -181,7 +182,7 @@ class RegionsToLabels(Transform):
         chosen = self.scheme if scheme is None else get_scheme(scheme)
         data = convert_to_tensor(regions, track_meta=True)
         labels = torch.zeros(1, *data.shape[1:], dtype=torch.uint8, device=data.device)
-        for channels, numbers in zip(data.as_subclass(torch.Tensor).unbind(1), labels[0], strict=True):
+        for channels, (numbers,) in zip(split_slabs(data), split_slabs(labels), strict=True):
             inside = torch.ones_like(numbers, dtype=torch.bool)
             for channel, region in zip(channels, chosen.regions, strict=False):
                 inside &= channel > self.threshold
