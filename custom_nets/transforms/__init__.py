@@ -13,6 +13,7 @@ from custom_nets.transforms.cleaning import (
     KeepLargestRegiond,
 )
 from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
+from custom_nets.transforms.intensities import NormalizeNonzero, NormalizeNonzerod
 from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.occupancy import (
     AuxiliaryTargetd,
@@ -58,6 +59,8 @@ __all__ = [
     "LoadCased",
     "NestRegions",
     "NestRegionsd",
+    "NormalizeNonzero",
+    "NormalizeNonzerod",
     "RandGaussianNoised",
     "RegionsToLabels",
     "RegionsToLabelsd",
