@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
-from custom_nets.transforms import overlay_figure
+from custom_nets.transforms import overlay, overlay_figure
 from custom_nets.transforms.overlay import SaveOverlayd
 from custom_nets.transforms.overlay_figure import PLANES, draw_overlay, largest_sections, to_ras
 
@@ -146,6 +146,12 @@ def test_channels_that_the_image_lacks_are_left_out(tmp_path):
     item["image"] = item["image"][:1]
     SaveOverlayd(output_dir=tmp_path, dpi=40)(item)
     assert (tmp_path / "c1" / "c1_overlay.png").exists()
+
+
+@pytest.mark.parametrize("channels", [[0], [2], [0, 2], [1, 2], [0, 1, 2, 3], [3, 1], [0, 1, 3], [1, 1], []])
+def test_the_channels_shown_are_those_named(channels):
+    image = torch.arange(4.0)[:, None, None, None].expand(4, 2, 2, 2)
+    assert overlay._take_channels(image, channels)[:, 0, 0, 0].tolist() == channels
 
 
 def test_an_image_on_another_grid_is_brought_to_the_predictions():
