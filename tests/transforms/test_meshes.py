@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from custom_nets.errors import InputError
 from custom_nets.transforms.meshes import (
     SaveRegionMeshesd,
+    above,
     as_array,
     bounding_box,
     region_in_box,
@@ -85,6 +86,13 @@ def test_any_mask_gives_a_closed_surface(seed, density):
     mask = np.random.default_rng(seed).random((6, 7, 5)) < density
     mask[0, 0, 0] = True
     assert unmatched_edges(region_mesh(mask, np.eye(4))[1]) == 0
+
+
+@pytest.mark.parametrize("threshold", [0, 1e-7, 0.3, 0.5, 0.9995])
+def test_every_half_is_above_a_threshold_or_not_as_numpy_says(threshold):
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(256, 256).T[::-1]
+    halves = np.where(np.isnan(halves), np.float16(0), halves)
+    np.testing.assert_array_equal(above(halves, threshold), halves > threshold)
 
 
 def test_normals_of_a_ball_point_away_from_its_centre():
