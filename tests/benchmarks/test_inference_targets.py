@@ -30,6 +30,12 @@ def test_peak_above_the_input_leaves_the_input_out() -> None:
     assert row["figure"] == 2.5
 
 
+def test_limit_of_two_cores_judges_nothing_on_a_gpu() -> None:
+    rows = {ORIGINAL: {"seconds": 60.0}, C: {"seconds": 30.0}}
+    row = judged(faster("C", ORIGINAL, C, 12, of_cores=True), rows, on_cores=False)
+    assert (row["figure"], row["met"], row["limit"]) == (2, "-", "at least 12 on two cores")
+
+
 def test_missing_row_is_not_measured() -> None:
     assert judged(TWELVE, {C: {"seconds": 4.0}})["met"] == "not measured"
 
