@@ -52,7 +52,9 @@ class SaveResultsd(Compose):
         meshes: whether to write a mesh of each region, see `SaveRegionMeshesd`.
         mesh_formats: of the meshes.
         mesh_space: of the meshes.
-        overlay: whether to draw a picture, see `SaveOverlayd`; reads the files of `image` again.
+        overlay: whether to draw a picture, see `SaveOverlayd`.
+        reread: whether the picture shows the files of `image`, read again; else it shows `image` as it is in the item,
+            which must then lie on the prediction's grid (else it is resampled) and have the unit of `window`.
         channels: of the image, in the picture.
         channel_names: name of each of `channels`.
         window: intensities shown black and white (HU for CT); None adapts it to each case.
@@ -76,6 +78,7 @@ class SaveResultsd(Compose):
         window: Sequence[float] | None = None,
         focus: str | None = None,
         parts: Sequence[str] = (),
+        reread: bool = True,
     ) -> None:
         both: dict[str, Any] = {"keys": ("pred", "label"), "suffix": ("", "_label"), "allow_missing_keys": True}
         steps: list = []
@@ -93,11 +96,13 @@ class SaveResultsd(Compose):
                 )
             )
         steps.append(SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions, parts=parts))
+        shown = "original" if reread else "image"
+        if overlay and reread:
+            steps.append(ReloadCased("image", shown, channels=channels))
         if overlay:
-            steps.append(ReloadCased("image", "original", channels=channels))
             steps.append(
                 SaveOverlayd(
-                    "original",
+                    shown,
                     "pred",
                     "label",
                     output_dir,
@@ -108,5 +113,6 @@ class SaveResultsd(Compose):
                     focus=focus,
                 )
             )
-            steps.append(DeleteItemsd("original"))  # as large as the case itself
+        if overlay and reread:
+            steps.append(DeleteItemsd(shown))  # as large as the case itself
         super().__init__(steps)

@@ -115,7 +115,7 @@ def test_metadata_agrees_with_the_configs():
 def test_every_key_of_an_override_is_used(override):
     """A key is one of the main files', or read somewhere in the override itself."""
     own = json.loads(Path(config(override)[0]).read_text())
-    known = set(parse("train", "evaluate").config)
+    known = set(parse("train", "evaluate").config) | set(parse("inference").config)
     text = json.dumps(own)
     assert [key for key in own if key.lstrip("+") not in known and f"@{key}" not in text] == []
 
@@ -284,6 +284,15 @@ def test_tumours_are_counted_and_measured(inferred):
 @pytest.mark.parametrize("file", ["volume-1/volume-1_volumes.json", "volume-1/volume-1_overlay.png", "cases.json"])
 def test_inference_writes(file, inferred):
     assert (inferred / file).stat().st_size > 0
+
+
+def test_the_picture_is_the_same_as_of_the_file_read_again(trained, inferred, tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    keys = {**trained, "dataset_dir": str(inferred / "data"), "output_dir": str(tmp_path), "save_meshes": False}
+    run("inferring", "inference", **keys, reread_image=True)
+    file = "volume-1/volume-1_overlay.png"
+    pictures = [np.asarray(image_module.open(folder / file)) for folder in (inferred, tmp_path)]
+    np.testing.assert_array_equal(*pictures)
 
 
 def test_results_of_another_spacing_lie_where_the_scan_does(trained, inferred, tmp_path):

@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.cases import LoadCased
+from custom_nets.transforms.hounsfield import WindowHounsfield, to_intensities
 from custom_nets.transforms.results import SaveResultsd
 
 CT = {
@@ -55,6 +56,18 @@ def test_tumours_are_counted_and_measured(ct_case, tmp_path):
 def test_the_image_read_again_for_the_picture_is_let_go(ct_case, tmp_path):
     pytest.importorskip("matplotlib")
     assert set(SaveResultsd(tmp_path, **CT, meshes=False)(ct_case)) == set(ct_case)
+
+
+def test_the_picture_of_a_windowed_image_is_that_of_its_file(ct_case, tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    windowed = {**ct_case, "image": WindowHounsfield(CT["window"])(ct_case["image"])}
+    intensities = {**CT, "window": to_intensities(CT["window"], CT["window"]), "reread": False}
+    SaveResultsd(tmp_path / "files", **CT, meshes=False)(ct_case)
+    SaveResultsd(tmp_path / "item", **intensities, meshes=False)(windowed)
+    name = "volume-7/volume-7_overlay.png"
+    pictures = [np.asarray(image_module.open(tmp_path / folder / name)) for folder in ("files", "item")]
+    np.testing.assert_array_equal(*pictures)
 
 
 @pytest.mark.parametrize("wrong", [{"focus": "lesion"}, {"parts": ("lesion",)}])
