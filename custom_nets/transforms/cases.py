@@ -377,9 +377,10 @@ class CheckCased(MapTransform):
             raise InputError(msg)
 
     def _check_values(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
-        volume = torch.as_tensor(item[key])
-        low, high = torch.aminmax(volume.flatten(1), dim=1)  # a NaN shows in both
-        extremes = list(zip(self.channel_names, low.tolist(), high.tolist(), strict=True))
+        volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
+        # A NaN shows in both. Along an axis, aminmax takes ten times as long.
+        ends = [[end.item() for end in torch.aminmax(channel)] for channel in volume]
+        extremes = [(name, least, most) for name, (least, most) in zip(self.channel_names, ends, strict=True)]
         for index, (name, least, most) in enumerate(extremes):
             if not np.isfinite([least, most]).all():
                 bad = int((~torch.isfinite(volume[index])).sum())
