@@ -12,6 +12,7 @@ Axes = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 _ROWS_AT_ONCE = 32
 _CELLS_AT_ONCE = 1 << 15
+_VALUES_AT_ONCE = 1 << 22
 
 
 def to_points(flat: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -82,9 +83,16 @@ def interpolate_axis(values: torch.Tensor, axis: int, positions: torch.Tensor, t
 
 def refine_lattice(values: torch.Tensor, axes: Axes, finer: Axes) -> torch.Tensor:
     """Trilinear interpolation of values `[R, h, w, d]` on a lattice at the points of a finer one that contains it."""
-    for axis, (given, wanted) in enumerate(zip(axes, finer, strict=True), start=1):
-        values = interpolate_axis(values, axis, given, wanted)
-    return values
+    rows, *sides = finer
+    result = values.new_empty(len(values), len(rows), *map(len, sides))
+    # Some rows at a time: what is half interpolated is never another volume.
+    at_once = max(1, _VALUES_AT_ONCE // max(result[:, :1].numel(), 1))
+    for part, wanted in zip(result.split(at_once, dim=1), rows.split(at_once), strict=True):
+        between = interpolate_axis(values, 1, axes[0], wanted)
+        for axis, (given, target) in enumerate(zip(axes[1:], sides, strict=True), start=2):
+            between = interpolate_axis(between, axis, given, target)
+        part.copy_(between)
+    return result
 
 
 def fill_from_lattice(out: torch.Tensor, margin: torch.Tensor, axes: Axes) -> torch.Tensor:
