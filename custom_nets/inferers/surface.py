@@ -112,11 +112,12 @@ class _Search:
         self.out = self._allocate(logits.shape[1])
         if self._is_whole(lattice.axes):
             level = self._level(lattice.axes, self.out)
+            level.learn(voxels, self._probabilities(logits))
         else:
             sizes = [len(axis) for axis in lattice.axes]
             level = self._level(lattice.axes, logits.new_full((len(self.out), *sizes), -_SURE_LOGIT))
+            level.learn(level.locate(voxels), self._margins(voxels, logits))
         asked = level.locate(voxels)
-        level.learn(asked, self._values(voxels, logits, level))
         self.follow(level, level.beside(asked), "surface")
         return level
 
@@ -152,17 +153,24 @@ class _Search:
         return [len(axis) for axis in axes] == list(self.query.shape)
 
     def _level(self, axes: Axes, values: torch.Tensor) -> Level:
-        def ask(voxels: torch.Tensor, stage: str) -> torch.Tensor:
-            return self._values(voxels, self.query(voxels, stage), level)
+        last = values is self.out
+        # A level must not be known to what it asks: in a circle, volumes would stay in memory for a while.
+        ask = self._ask_probabilities if last else self._ask_margins
+        return Level(axes, values, self.threshold if last else 0.0, ask, self.query.shape)
 
-        level = Level(axes, values, self.threshold if values is self.out else 0.0, ask, self.query.shape)
-        return level
+    def _ask_probabilities(self, voxels: torch.Tensor, stage: str) -> torch.Tensor:
+        return self._probabilities(self.query(voxels, stage))
 
-    def _values(self, voxels: torch.Tensor, logits: torch.Tensor, level: Level) -> torch.Tensor:
-        """What a level is to believe `[R, N]` of voxels whose logits `[N, R]` are known."""
-        probabilities = logits.sigmoid().T.to(self.out.dtype)
-        if level.values is self.out:
-            return probabilities
+    def _ask_margins(self, voxels: torch.Tensor, stage: str) -> torch.Tensor:
+        return self._margins(voxels, self.query(voxels, stage))
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """`[R, N]`, as they will stand in the result, of logits `[N, R]`."""
+        return logits.sigmoid().T.to(self.out.dtype)
+
+    def _margins(self, voxels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What a level but the last is to believe `[R, N]` of voxels; their probabilities are kept for the last one."""
+        probabilities = self._probabilities(logits)
         self._answers.append((voxels, probabilities))
         margins = (logits.T - math.log(self.threshold / (1 - self.threshold))).clamp(-_SURE_LOGIT, _SURE_LOGIT)
         # Which side counts is decided by the probability as it will stand in the result, rounded.

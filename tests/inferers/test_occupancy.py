@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import NamedTuple
 
@@ -275,6 +276,28 @@ def test_many_regions(regions: int) -> None:
     field = torch.cat([signed_ball((20, 20, 20), (10, 10, 10), 2 + r / 3) for r in range(regions)], dim=1)
     result, *_ = run(field, coarse_step=2)
     assert torch.equal(result > 0.5, field > 0)
+
+
+def volumes_in_memory(shape: tuple[int, ...]) -> int:
+    """Tensors of this size and of a rim around it."""
+    sizes = {tuple(shape), tuple(side + 2 for side in shape)}
+    return sum(isinstance(o, torch.Tensor) and tuple(o.shape[-3:]) in sizes for o in gc.get_objects())
+
+
+@pytest.mark.parametrize("mode", ["surface", "published", "dense"])
+def test_nothing_of_a_volume_stays_in_memory(mode: str) -> None:
+    # Counted at once, without the collector of circular references: what waits for it is as large as the volume.
+    gc.collect()
+    gc.disable()
+    try:
+        field = signed_ball((24, 24, 24), (12, 12, 12), 8)
+        network, inferer = FieldNetwork(field), OccupancyInferer(mode=mode)
+        image = image_for(field)
+        before = volumes_in_memory(field.shape[2:])
+        inferer(image, network)
+        assert volumes_in_memory(field.shape[2:]) == before
+    finally:
+        gc.enable()
 
 
 def test_infinite_logits_do_no_harm() -> None:
