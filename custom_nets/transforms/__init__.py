@@ -12,6 +12,7 @@ from custom_nets.transforms.cleaning import (
     KeepLargestRegion,
     KeepLargestRegiond,
 )
+from custom_nets.transforms.foreground import is_foreground
 from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
 from custom_nets.transforms.intensities import NormalizeNonzero, NormalizeNonzerod
 from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
@@ -77,6 +78,7 @@ __all__ = [
     "WindowHounsfield",
     "WindowHounsfieldd",
     "case_name",
+    "is_foreground",
     "region_mesh",
     "to_intensities",
 ]
