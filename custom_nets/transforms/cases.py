@@ -67,7 +67,7 @@ class _CaseReader(NibabelReader):
         # One 3D file a channel: unpacked beside each other, each to its place, so that nothing has to be stacked.
         files = self.filenames
         channels = np.empty((len(files), *self.shapes[0]), dtype=np.float32)
-        with ThreadPoolExecutor(len(files)) as pool:
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
             list(pool.map(lambda file, channel: read_voxels(file, self.case, out=channel), files, channels))
         self.filenames, self.channel = files[:1], channels[0]
         _, meta = super().get_data(img[0])
@@ -199,7 +199,8 @@ def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) 
         got = f"{len(volume)} channels in {len(present)} files"
         msg = f"{place}: expected one channel a file in a list with absent ones, got {got}; give 3D files"
         raise InputError(msg)
-    stacked = torch.zeros((len(names), *volume.shape[1:]), dtype=volume.dtype)
+    # Zeros of NumPy take no memory until they are written.
+    stacked = torch.from_numpy(np.zeros((len(names), *volume.shape[1:]), dtype=np.float32))
     stacked[present] = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
     if not isinstance(volume, MetaTensor):
         return stacked
