@@ -82,17 +82,28 @@ def interpolate_axis(values: torch.Tensor, axis: int, positions: torch.Tensor, t
 
 
 def refine_lattice(values: torch.Tensor, axes: Axes, finer: Axes) -> torch.Tensor:
-    """Trilinear interpolation of values `[R, h, w, d]` on a lattice at the points of a finer one that contains it."""
+    """Trilinear interpolation of finite values `[R, h, w, d]` on a lattice at the points of one that contains it."""
     rows, *sides = finer
     result = values.new_empty(len(values), len(rows), *map(len, sides))
+    interpolate = _interpolate_by_products if values.is_cpu else interpolate_axis
     # Some rows at a time: what is half interpolated is never another volume.
     at_once = max(1, _VALUES_AT_ONCE // max(result[:, :1].numel(), 1))
     for part, wanted in zip(result.split(at_once, dim=1), rows.split(at_once), strict=True):
-        between = interpolate_axis(values, 1, axes[0], wanted)
+        between = interpolate(values, 1, axes[0], wanted)
         for axis, (given, target) in enumerate(zip(axes[1:], sides, strict=True), start=2):
-            between = interpolate_axis(between, axis, given, target)
+            between = interpolate(between, axis, given, target)
         part.copy_(between)
     return result
+
+
+def _interpolate_by_products(
+    values: torch.Tensor, axis: int, positions: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """`interpolate_axis` of finite values as a matrix product: several times as fast on a CPU, exact at the samples."""
+    identity = torch.eye(len(positions), dtype=values.dtype)
+    matrix = interpolate_axis(identity, 0, positions, targets)  # [T, S]
+    with torch.autocast("cpu", enabled=False):
+        return (matrix @ values.movedim(axis, -2)).movedim(-2, axis)
 
 
 def fill_from_lattice(out: torch.Tensor, margin: torch.Tensor, axes: Axes) -> torch.Tensor:

@@ -172,7 +172,8 @@ class _Search:
         """What a level but the last is to believe `[R, N]` of voxels; their probabilities are kept for the last one."""
         probabilities = self._probabilities(logits)
         self._answers.append((voxels, probabilities))
-        margins = (logits.T - math.log(self.threshold / (1 - self.threshold))).clamp(-_SURE_LOGIT, _SURE_LOGIT)
+        margins = (logits.T - math.log(self.threshold / (1 - self.threshold))).nan_to_num(nan=-_SURE_LOGIT)
+        margins = margins.clamp(-_SURE_LOGIT, _SURE_LOGIT)
         # Which side counts is decided by the probability as it will stand in the result, rounded.
         inside = probabilities > self.threshold
         return torch.where(inside, margins.clamp(min=_BARELY), margins.clamp(max=0))

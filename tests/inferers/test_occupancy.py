@@ -281,7 +281,8 @@ def test_many_regions(regions: int) -> None:
 def volumes_in_memory(shape: tuple[int, ...]) -> int:
     """Tensors of this size and of a rim around it."""
     sizes = {tuple(shape), tuple(side + 2 for side in shape)}
-    return sum(isinstance(o, torch.Tensor) and tuple(o.shape[-3:]) in sizes for o in gc.get_objects())
+    # Just plain tensors: those of a compiler, which others may have left, have sizes that are no numbers.
+    return sum(type(o) is torch.Tensor and tuple(o.shape[-3:]) in sizes for o in gc.get_objects())
 
 
 @pytest.mark.parametrize("mode", ["surface", "published", "dense"])
@@ -295,7 +296,7 @@ def test_nothing_of_a_volume_stays_in_memory(mode: str) -> None:
         image = image_for(field)
         before = volumes_in_memory(field.shape[2:])
         inferer(image, network)
-        assert volumes_in_memory(field.shape[2:]) == before
+        assert volumes_in_memory(field.shape[2:]) <= before
     finally:
         gc.enable()
 
