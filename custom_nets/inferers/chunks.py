@@ -78,11 +78,6 @@ class ChunkSize:
         return (torch.cuda.mem_get_info(device)[0] + cached) * _SHARE_OF_FREE
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory does not suffice, on a GPU or on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
 def _preferred(network: Any, device: torch.device) -> int:
     preferred = network.preferred_chunk(device) if hasattr(network, "preferred_chunk") else None
     return preferred or (_ON_CPU if device.type == "cpu" else _ELSEWHERE)

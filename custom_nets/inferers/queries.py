@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from custom_nets.errors import InputError
-from custom_nets.inferers.chunks import ChunkSize, is_out_of_memory
+from custom_nets.inferers.chunks import ChunkSize
 from custom_nets.inferers.lattice import Shape, to_points
 from custom_nets.inferers.output_grid import OutputGrid
+from custom_nets.networks.pade import ran_out_of_memory
 
 
 class OccupancyNetwork(Protocol):
@@ -162,7 +163,7 @@ class VolumeQuery:
             try:
                 done.append(self._decode(flat[start : start + size]))
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if not ran_out_of_memory(error):
                     raise
             else:
                 start += size

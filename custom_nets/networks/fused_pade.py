@@ -10,7 +10,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from custom_nets.networks.pade import has_kernels, pade
+from custom_nets.networks.pade import has_kernels, pade, ran_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ def _with_fallback(kernel: _Kernel, at_least: int) -> _Kernel:
             try:
                 return kernel(x, bias, numerator, denominator)
             except Exception as error:
+                if ran_out_of_memory(error):
+                    raise
                 works = False
                 reason = str(error).strip().splitlines()[:1]
                 logger.warning("The Padé activation could not be compiled and runs in its slower form: %s", reason)

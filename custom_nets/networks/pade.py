@@ -127,6 +127,8 @@ class _Kernels:
             # One dimension, so that tensors of every rank share a kernel.
             results = kernel(*(t.reshape(-1) if t.shape == tensors[0].shape else t for t in tensors))
         except Exception as error:
+            if ran_out_of_memory(error):  # the caller may go on with less; the eager form would need more
+                raise
             self.works = False
             reason = str(error).strip().splitlines()[:1]
             logger.warning("The Padé activation could not be compiled and runs in its slower eager form: %s", reason)
@@ -134,6 +136,11 @@ class _Kernels:
         if isinstance(results, Tensor):
             return results.view(tensors[0].shape)
         return results[0].view(tensors[0].shape), *results[1:]
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory does not suffice, on a GPU or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def has_kernels(device_type: str) -> bool:

@@ -129,6 +129,21 @@ def test_falls_back_to_the_eager_form_when_compilation_fails(monkeypatch, caplog
     assert not kernels.works
 
 
+def test_memory_that_runs_out_is_no_missing_compiler(monkeypatch):
+    kernels = pade_module._Kernels("cpu")
+    kernels.works = True
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(kernels, "_forward", full)
+    monkeypatch.setattr(kernels, "_least", 0)
+    activation = PadeActivation()
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.forward(torch.randn(10), activation.numerator, activation.denominator)
+    assert kernels.works
+
+
 def test_whole_graph_compiles_through_it():
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), PadeActivation())
     x = torch.randn(8, 4)
