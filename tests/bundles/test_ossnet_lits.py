@@ -81,7 +81,7 @@ def test_training_and_inference_agree(override):
     agreed = "network_def network preprocessing hu_window spacing regions bundle_root ckpt_dir one_liver step_unit"
     assert set(agreed.split()) <= shared
     differing = {key for key in shared if training[key] != inference[key]}
-    assert differing == {"imports", "output_dir", "load_model", "num_workers", "split_file", "initialize", "run"}
+    assert differing == {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run"}
 
 
 def test_training_and_inference_search_alike():
