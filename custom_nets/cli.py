@@ -203,6 +203,40 @@ def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (
     print(f"on {device}, besides {beside}; encoder and points are not held together")
 
 
+def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
+    """Packs a bundle as a zip file for others, when it has no fault, and enters it into models/model_info.json.
+
+    Args:
+        bundle: folder of the bundle.
+        out: folder of the release.
+        untrained: whether the bundle may lack weights.
+        url: address under which the zip will lie, such as that of a GitHub release's files.
+    """
+    from custom_nets.zoo import pack_bundle
+
+    file = pack_bundle(bundle, out, untrained, url)
+    print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def fetch(name: str, source: str, bundle_dir: str = ".", version: str | None = None, repo: str | None = None) -> None:
+    """Fetches a released bundle, checks it, and puts it in place of an older one.
+
+    Args:
+        name: of the bundle.
+        source: folder or address (file://, http, https) of a release; or github.
+        bundle_dir: folder of all bundles.
+        version: such as 0.1.0; default: the newest.
+        repo: OWNER/NAME/TAG of a GitHub release.
+    """
+    from custom_nets.zoo import fetch_bundle
+
+    number = None if version is None else str(version)
+    folder, kept = fetch_bundle(name, source, bundle_dir, number, repo, progress=sys.stderr.isatty())
+    if kept:
+        print(f"the bundle that was there held files of your own: it is kept as {kept}")
+    print(f"{name} is in {folder}; its docs/README.md tells how to run it")
+
+
 def info(**options: bool) -> None:
     """Prints versions and devices, for bug reports.
 
@@ -238,6 +272,8 @@ VERBS = {
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
     "memory": memory,
+    "pack": pack,
+    "fetch": fetch,
     "info": info,
 }
 
