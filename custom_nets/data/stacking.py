@@ -15,7 +15,7 @@ from custom_nets.data.checks import check_case
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
 from custom_nets.transforms.headers import read_voxels
-from custom_nets.transforms.modalities import MODALITIES, SUFFIXES, case_of_files, role_of
+from custom_nets.transforms.modalities import DESCRIPTION, MODALITIES, SUFFIXES, case_of_files, role_of
 
 EXACT_DTYPES = (np.uint8, np.int16, np.uint16, np.int32)
 """Voxel types kept as they are; all others become float32."""
@@ -29,7 +29,7 @@ def stack_case(images: Sequence[str | os.PathLike], output: str | os.PathLike) -
         output: the file to be written, `.nii.gz` or `.nii`, `(x, y, z, 4)`; it appears only when complete.
 
     Returns:
-        The file written.
+        The file written; its header's description names the channels, which is checked whenever it is read.
 
     Raises:
         InputError: when a modality is missing, the files differ in shape or affine, or one cannot be read.
@@ -50,6 +50,7 @@ def stack_case(images: Sequence[str | os.PathLike], output: str | os.PathLike) -
     first: Any = nib.load(files[0])
     data = np.stack([channel.reshape(channel.shape[:3]).astype(dtype, copy=False) for channel in channels], axis=-1)
     stacked = nib.Nifti1Image(data, first.affine, first.header, dtype=dtype)
+    stacked.header["descrip"] = DESCRIPTION.encode()
     with atomic_file(target) as temporary:
         if target.name.lower().endswith(".gz"):
             with gzip.open(temporary, "wb", compresslevel=4) as stream:

@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
 from custom_nets.errors import InputError
+from custom_nets.transforms.modalities import DESCRIPTION
 
 AFFINE_TOLERANCE = 1e-3
 """Two grids are one when no entry of their affines (mm, mm per voxel) differs by more."""
@@ -66,7 +67,8 @@ def read_header(path: str | os.PathLike, case: str) -> VolumeHeader:
         case: the case that messages name.
 
     Raises:
-        InputError: when the file is absent, unreadable, cut short, not a volume, or has no usable affine.
+        InputError: when the file is absent, unreadable, cut short, not a volume, has no usable affine, or says that its
+            channels have another order than ours.
     """
     if not Path(path).is_file():
         msg = f"{where(case, path)}: there is no such file; check the path, or copy the file there"
@@ -93,7 +95,18 @@ def read_header(path: str | os.PathLike, case: str) -> VolumeHeader:
         place = where(case, path)
         msg = f"{place}: unusable affine {affine.tolist()} (singular or NaN); repair the header's sform or qform"
         raise InputError(msg)
+    said = _description(image)
+    if len(shape) > 3 and said.startswith(DESCRIPTION.split()[0]) and said != DESCRIPTION:
+        msg = f"{where(case, path)}: its header says '{said}', expected '{DESCRIPTION}'; stack the files again"
+        raise InputError(msg)
     return VolumeHeader(str(path), shape, affine, proxy.dtype)
+
+
+def _description(image: Any) -> str:
+    """Returns the free text of a NIfTI header."""
+    if not isinstance(image.header, nib.Nifti1Header):
+        return ""
+    return image.header["descrip"].item().decode("utf-8", "replace").strip("\0 ")
 
 
 def read_voxels(

@@ -10,6 +10,9 @@ from pathlib import Path
 MODALITIES = ("FLAIR", "T1", "T1ce", "T2")
 """The channels of a brain image, in order."""
 
+DESCRIPTION = f"channels: {', '.join(MODALITIES)}"
+"""What the header of a 4D file that `stack_case` made says; NIfTI has 80 bytes for it."""
+
 DO_WITHOUT = "a model trained with modality_dropout can do without"
 """What messages about an absent modality add to their advice."""
 

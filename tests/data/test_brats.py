@@ -555,6 +555,27 @@ class TestStackCase:
         stack_case(brats_datalist(brats2020)[0]["image"], tmp_path / "out" / "BraTS20_Training_001.nii.gz")
         assert brats_datalist(tmp_path / "out", "ignore")[0]["case"] == "BraTS20_Training_001"
 
+    def test_the_header_names_the_channels(self, brats2020, tmp_path):
+        stacked = nib.load(stack_case(brats_datalist(brats2020)[0]["image"], tmp_path / "a.nii.gz"))
+        assert stacked.header["descrip"].item() == b"channels: FLAIR, T1, T1ce, T2"
+
+    def test_another_order_in_the_header_is_refused(self, brats2020, tmp_path):
+        file = stack_case(brats_datalist(brats2020)[0]["image"], tmp_path / "a.nii.gz")
+        stacked = nib.load(file)
+        stacked.header["descrip"] = b"channels: T1, FLAIR, T1ce, T2"
+        nib.save(nib.Nifti1Image(np.asarray(stacked.dataobj), None, stacked.header), file)
+        with pytest.raises(
+            InputError, match=r"a\.nii\.gz: its header says 'channels: T1, FLAIR, .*stack the files again"
+        ):
+            brats_datalist(file, "ignore")
+
+    def test_any_other_text_in_the_header_is_none_of_ours(self, brats2020, tmp_path):
+        file = stack_case(brats_datalist(brats2020)[0]["image"], tmp_path / "a.nii.gz")
+        stacked = nib.load(file)
+        stacked.header["descrip"] = b"FSL5.0"
+        nib.save(nib.Nifti1Image(np.asarray(stacked.dataobj), None, stacked.header), file)
+        assert len(brats_datalist(file, "ignore")) == 1
+
     def test_scaled_voxels_are_kept(self, tmp_path, write_nifti):
         files = [write_nifti(tmp_path / f"a_{ending}.nii") for ending in OLD]
         image = nib.load(files[0])
