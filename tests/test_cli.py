@@ -14,6 +14,7 @@ from custom_nets.metrics import write_case_metrics
 from custom_nets.networks import OSSNet
 from tests.conftest import REPOSITORY
 from tests.networks.test_ossnet import ours_to_published
+from tests.zoo.conftest import copy_bundle
 
 
 def call(monkeypatch, *arguments: str) -> int:
@@ -204,3 +205,32 @@ def test_memory_of_nothing_is_one_line(monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(REPOSITORY)
     assert call(monkeypatch, "memory", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_bundle_is_packed_and_fetched(monkeypatch, tmp_path, capsys):
+    bundle = copy_bundle("ossnet_brats", tmp_path)
+    assert call(monkeypatch, "pack", str(bundle), "--out", str(tmp_path / "dist")) == 0
+    assert "ossnet_brats_v0.1.0.zip (" in capsys.readouterr().out
+    arguments = ("fetch", "ossnet_brats", "--source", str(tmp_path / "dist"), "--bundle_dir", str(tmp_path / "there"))
+    assert call(monkeypatch, *arguments) == 0
+    assert f"ossnet_brats is in {tmp_path / 'there' / 'ossnet_brats'}" in capsys.readouterr().out
+    (tmp_path / "there" / "ossnet_brats" / "models" / "mine.pt").write_bytes(b"")
+    assert call(monkeypatch, *arguments) == 0
+    assert "kept as" in capsys.readouterr().out
+
+
+def test_a_version_in_numbers_is_a_version(monkeypatch, tmp_path, capsys):
+    """Fire reads 0.1 as a number; the message must not name another."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model_info.json").write_text('{"x_v0.2": {}}')
+    assert call(monkeypatch, "fetch", "x", "--source", str(tmp_path), "--version", "0.1") == 2
+    assert "has no x 0.1 (it has 0.2)" in capsys.readouterr().err
+
+
+def test_a_bundle_without_weights_is_not_packed(monkeypatch, tmp_path, capsys):
+    bundle = copy_bundle("ossnet_brats", tmp_path)
+    (bundle / "models" / "model.pt").unlink()
+    assert call(monkeypatch, "pack", str(bundle), "--out", str(tmp_path / "dist")) == 2
+    printed = capsys.readouterr().err
+    assert "models/model.pt: missing" in printed
+    assert "Traceback" not in printed

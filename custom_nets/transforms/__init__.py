@@ -37,7 +37,7 @@ from custom_nets.transforms.regions import (
 from custom_nets.transforms.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
-from custom_nets.transforms.volumes import SaveRegionVolumesd
+from custom_nets.transforms.volumes import RegionVolumesd, SaveRegionVolumesd
 
 __all__ = [
     "SCHEMES",
@@ -63,6 +63,7 @@ __all__ = [
     "NormalizeNonzero",
     "NormalizeNonzerod",
     "RandGaussianNoised",
+    "RegionVolumesd",
     "RegionsToLabels",
     "RegionsToLabelsd",
     "ReloadCased",

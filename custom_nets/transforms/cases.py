@@ -13,7 +13,7 @@ import torch
 from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
-from monai.transforms import LoadImaged, MapTransform
+from monai.transforms import LoadImage, MapTransform
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from custom_nets.errors import InputError
@@ -112,7 +112,7 @@ class _DicomReader(ImageReader):
         }
 
 
-class LoadCased(LoadImaged):
+class LoadCased(MapTransform):
     """Reads images and label maps of a case, channels first.
 
     An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
@@ -134,13 +134,10 @@ class LoadCased(LoadImaged):
         label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(
-            keys,
-            reader="NibabelReader",
-            ensure_channel_first=True,
-            allow_missing_keys=allow_missing_keys,
-            dtype=None,  # the readers below give float32, and small labels without a detour
-        )
+        super().__init__(keys, allow_missing_keys)
+        # The readers below give float32, and small labels without a detour. No `LoadImaged`: MONAI Label puts a wrapper
+        # around those, which wants every key to be there.
+        self._loader = LoadImage("NibabelReader", image_only=True, dtype=None, ensure_channel_first=True)
         self.label_keys = ensure_tuple(label_keys)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:

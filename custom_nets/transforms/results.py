@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.transforms import Compose, DeleteItemsd, SaveImaged
@@ -42,8 +42,10 @@ class SaveMapsd(SaveImaged):
         )
 
 
-class SaveResultsd(Compose):
+class SaveResultsd(SaveImaged):
     """Writes probabilities, meshes, volumes and an overlay picture of `pred`, and of `label` where there is one.
+
+    It is a `SaveImaged` for programs that take the place of what writes, as MONAI Label does: they leave it out.
 
     Args:
         output_dir: folder of all cases.
@@ -115,4 +117,9 @@ class SaveResultsd(Compose):
             )
         if overlay and reread:
             steps.append(DeleteItemsd(shown))  # as large as the case itself
-        super().__init__(steps)
+        super().__init__("pred", output_dir=os.fspath(output_dir), print_log=False)
+        self.steps = Compose(steps)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Writes the results of one case; the item is returned unchanged."""
+        return self.steps(dict(data))

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
+from torch import Tensor
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
 from custom_nets.transforms.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
-from custom_nets.transforms.regions import check_names
+from custom_nets.transforms.regions import check_names, get_scheme
 
 
 def voxel_millilitres(affine: NdarrayOrTensor) -> float:
@@ -134,6 +136,50 @@ def region_volumes(
                 for k in np.argsort(-sizes, kind="stable")
             ]
     return table
+
+
+class RegionVolumesd(MapTransform):
+    """Puts the volume of each region into the item as `result`, which MONAI Label hands to its client as JSON.
+
+    `{"volumes_ml": {"WT": 31.5, ...}, "label_numbers": {"WT": 2, ...}}`: the second tells which number of the label map
+    holds what is in that region and in no inner one.
+
+    Args:
+        keys: one MetaTensor `[R, H, W, D]` (probabilities or binary) on the grid whose affine it carries.
+        regions: name of each channel.
+        scheme: of the numbers, see `SCHEMES`; the item's own (`scheme_key`) wins.
+        threshold: a region holds the voxels above it.
+        scheme_key: where the item names its scheme.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        regions: Sequence[str],
+        scheme: str,
+        threshold: float = 0.5,
+        scheme_key: str = "scheme",
+    ) -> None:
+        super().__init__(keys)
+        self.regions = tuple(regions)
+        self.scheme = get_scheme(scheme)
+        self.threshold = threshold
+        self.scheme_key = scheme_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Measures one case."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            scheme = get_scheme(item[self.scheme_key]) if item.get(self.scheme_key) else self.scheme
+            unit = voxel_millilitres(item[key].affine)
+            counts = [
+                int((channel > self.threshold).sum()) for channel in torch.as_tensor(item[key]).as_subclass(Tensor)
+            ]
+            item["result"] = {
+                "volumes_ml": {name: round(n * unit, 6) for name, n in zip(self.regions, counts, strict=True)},
+                "label_numbers": {region.name: region.written for region in scheme.regions[: len(counts)]},
+            }
+        return item
 
 
 class SaveRegionVolumesd(MapTransform):

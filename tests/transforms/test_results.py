@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import SaveImaged
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.cases import LoadCased
@@ -77,10 +78,15 @@ def test_an_unknown_region_is_an_error_before_the_first_case(wrong, tmp_path):
 
 
 def test_the_brain_bundles_need_name_nothing():
-    overlay = SaveResultsd(".").transforms[-2]
+    overlay = SaveResultsd(".").steps.transforms[-2]
     assert (overlay.channels, overlay.channel_names, overlay.window, overlay.focus) == (
         (0, 2),
         ("FLAIR", "T1ce"),
         None,
         None,
     )
+
+
+def test_programs_that_write_themselves_can_tell_what_writes(tmp_path):
+    """MONAI Label leaves out every SaveImaged of a bundle's postprocessing."""
+    assert isinstance(SaveResultsd(tmp_path, **CT), SaveImaged)

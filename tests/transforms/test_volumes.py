@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.volumes import (
+    RegionVolumesd,
     SaveRegionVolumesd,
     label_parts,
     longest_diameter,
@@ -192,3 +193,15 @@ def test_the_file_lists_the_parts(tmp_path):
     SaveRegionVolumesd("pred", tmp_path, ("tumour",), parts=("tumour",))({"case": "c1", "pred": pred})
     report = json.loads((tmp_path / "c1" / "c1_volumes.json").read_text())
     assert report["regions"]["tumour"]["parts"] == parts_of(two_parts())
+
+
+@pytest.mark.parametrize(("scheme", "enhancing"), [(None, 4), ("brats2023", 3)])
+def test_a_client_is_told_volumes_and_numbers(scheme, enhancing):
+    """The scheme of the item, where it has one, tells the numbers of its label map."""
+    regions = torch.from_numpy(np.stack([two_parts(), two_parts() * 0.4, two_parts()])).float()
+    pred = MetaTensor(regions, affine=torch.diag(torch.tensor([-1.0, 1, 2.5, 1])))
+    item = RegionVolumesd("pred", ("WT", "TC", "ET"), "brats2018")({"pred": pred, "scheme": scheme})
+    assert item["result"] == {
+        "volumes_ml": {"WT": 0.01, "TC": 0.0, "ET": 0.01},
+        "label_numbers": {"WT": 2, "TC": 1, "ET": enhancing},
+    }
