@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -224,16 +223,33 @@ class AuxiliaryTargetd(MapTransform):
         if (size is None) == (cell is None):
             msg = f"give either size or cell, got size={size} and cell={cell}"
             raise ValueError(msg)
-        pooling = torch.nn.functional
-        self.pool = (
-            partial(pooling.max_pool3d, kernel_size=cell, ceil_mode=True)
-            if size is None
-            else partial(pooling.adaptive_max_pool3d, output_size=tuple(size))
-        )
+        self.size = None if size is None else tuple(size)
+        self.cell = cell
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            regions = convert_to_tensor(item[key], track_meta=False).float()
-            item["auxiliary_target"] = self.pool(regions)
+            item["auxiliary_target"] = self._pool(convert_to_tensor(item[key], track_meta=False)).float()
         return item
+
+    def _pool(self, regions: torch.Tensor) -> torch.Tensor:
+        sides = regions.shape[1:]
+        cells = [self.cell or 1] * 3 if self.size is None else [s // n for s, n in zip(sides, self.size, strict=True)]
+        grid = [side // max(cell, 1) for side, cell in zip(sides, cells, strict=True)]
+        fits = [cell * number == side for cell, number, side in zip(cells, grid, sides, strict=True)]
+        if all(fits) and self.size in (None, tuple(grid)):
+            return _largest_of_cells(regions, cells)
+        if self.size is None:
+            return torch.nn.functional.max_pool3d(regions.float(), cells, ceil_mode=True)
+        return torch.nn.functional.adaptive_max_pool3d(regions.float(), self.size)
+
+
+def _largest_of_cells(regions: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:
+    """Max-pools `[R, H, W, D]` by cells that fit, axis by axis and in its own dtype.
+
+    PyTorch's pooling has one thread of a GPU for each cell, which reads its voxels (32768, as published) one by one,
+    and takes no integers.
+    """
+    for axis, cell in reversed(list(enumerate(cells, start=1))):
+        regions = regions.unflatten(axis, (-1, cell)).amax(axis + 1)
+    return regions

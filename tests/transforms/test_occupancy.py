@@ -170,6 +170,23 @@ def test_auxiliary_cells_of_a_fixed_size_follow_the_image():
     assert target.sum() == target[0, 2, 1, 1] == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32])
+@pytest.mark.parametrize(
+    "keys", [{"size": (3, 2, 5)}, {"size": (5, 3, 2)}, {"size": (24, 4, 5)}, {"cell": 2}, {"cell": 5}]
+)
+def test_the_auxiliary_target_is_max_pooled(keys, dtype):
+    label = torch.rand(2, 12, 8, 10, generator=torch.Generator().manual_seed(0)) > 0.97
+    target = AuxiliaryTargetd(**keys)({"label": label.to(dtype)})["auxiliary_target"]
+    pooling = torch.nn.functional
+    expected = (
+        pooling.adaptive_max_pool3d(label.float(), keys["size"])
+        if "size" in keys
+        else pooling.max_pool3d(label.float(), keys["cell"], ceil_mode=True)
+    )
+    assert target.dtype == torch.float32
+    assert torch.equal(target, expected)
+
+
 @pytest.mark.parametrize("keys", [{}, {"size": (2, 2, 2), "cell": 4}])
 def test_the_auxiliary_target_has_one_kind_of_size(keys):
     with pytest.raises(ValueError, match="give either size or cell"):
