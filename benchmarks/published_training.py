@@ -65,7 +65,12 @@ def train(cases: list[dict[str, Any]], options: argparse.Namespace, half: bool) 
     start = time.perf_counter()
     trainer = parser.get_parsed_content("train#trainer")
     loading = time.perf_counter() - start
-    ends, losses = [], []
+    ends, losses, batches = [], [], []
+
+    def count_batch(_engine: Any) -> None:
+        if options.device.startswith("cuda"):
+            torch.cuda.synchronize()
+        batches.append(time.perf_counter())
 
     def count(engine: Any) -> None:
         losses.append(float(engine.state.output["loss"]))  # waits for the device
@@ -73,10 +78,12 @@ def train(cases: list[dict[str, Any]], options: argparse.Namespace, half: bool) 
         if ends[-1] - start > options.limit_seconds:
             engine.terminate()
 
+    trainer.add_event_handler(Events.GET_BATCH_COMPLETED, count_batch)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, count)
     trainer.run()
     warm = min(20, len(ends) // 2)
     steps = [b - a for a, b in pairwise(ends[warm:])] or [ends[-1] - start]
+    preparing = [b - a for a, b in zip(ends[warm:], batches[warm + 1 :], strict=False)] or [batches[0] - start]
     total = len(trainer.data_loader) * options.epochs
     done = len(ends)
     whole = (
@@ -90,6 +97,7 @@ def train(cases: list[dict[str, Any]], options: argparse.Namespace, half: bool) 
         "steps done": f"{done} of {total}",
         "filling the cache, s": loading,
         "step, s": statistics.mean(steps),
+        "of it the batch, s": statistics.mean(preparing),
         "epoch, s": statistics.mean(steps) * len(trainer.data_loader),
         "whole training, min": whole / 60,
         "extrapolated": done < total,
