@@ -2,6 +2,7 @@
 # make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite
+# make test-label   the bundles in a MONAI Label server, in an environment of its own (.venv-label)
 # make lint    style and types
 # make bench   measurements of speed and memory, written to benchmarks/results
 # make bench-accuracy   networks compared on synthetic cohorts (hours)
@@ -12,6 +13,8 @@ BUNDLE ?= ossnet_brats
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+LABEL  := .venv-label
+LABEL_READY := $(LABEL)/.ready
 CONFIG := bundles/$(BUNDLE)/configs
 
 # A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
@@ -41,7 +44,7 @@ OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
 KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
-.PHONY: venv demo overfit test lint bench bench-accuracy clean
+.PHONY: venv demo overfit test test-label lint bench bench-accuracy clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -99,6 +102,22 @@ endif
 test: $(READY)
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+test-label: $(READY) $(LABEL_READY)
+	@echo "== tests in MONAI Label"
+	@MONAI_LABEL=$(LABEL)/bin $(BIN)/python -m pytest tests/label
+
+$(LABEL_READY): tests/label/requirements.txt tests/label/torchvision_operators.py constraints.txt
+	@echo "== setting up $(LABEL) (once)"
+	@test -x $(LABEL)/bin/python || $(PYTHON) -m venv $(LABEL)
+	@$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/label/requirements.txt
+	@$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
+	@site=$$($(LABEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		&& cp tests/label/torchvision_operators.py $$site && echo "import torchvision_operators" > $$site/torchvision_operators.pth
+	@$(LABEL)/bin/python -c "import monailabel.app"
+	@touch $@
 
 lint: $(READY)
 	@echo "== style and types"

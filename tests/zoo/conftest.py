@@ -1,5 +1,6 @@
 """Bundles with (untrained) weights, and a release of them, for the tests of packaging."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from tests.conftest import REPOSITORY
 NAMES = ("nvnet_brats", "ossnet_brats", "ossnet_lits")
 
 
-def copy_bundle(name: str, folder: Path) -> Path:
-    """Copies what git has of a bundle, and gives it weights as the network starts with."""
+def copy_bundle(name: str, folder: Path, keys: dict | None = None) -> Path:
+    """Copies what git has of a bundle, sets keys in its configs, and gives it weights as the network starts with."""
     bundle = folder / name
     for part in ("configs", "docs", "LICENSE"):
         source = REPOSITORY / "bundles" / name / part
@@ -22,6 +23,9 @@ def copy_bundle(name: str, folder: Path) -> Path:
             shutil.copytree(source, bundle / part)
         else:
             shutil.copy2(source, bundle / part)
+    for file in (bundle / "configs").glob("*.json") if keys else ():
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps({**config, **{key: value for key, value in keys.items() if key in config}}))
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     torch.manual_seed(0)
