@@ -20,7 +20,8 @@ class PointOverlap(RegionMetric):
     Args:
         measure: `dice` or `iou`.
         num_points: drawn a case; 2^17 as published for BraTS.
-        seed: of the points, so that two runs agree (the published code has none).
+        seed: of the points, the same ones for every case, so that two runs agree, and one process with several (the
+            published code has none).
 
     Shapes: prediction and label binary `[B, R, H, W, D]`.
     Source: the validation of the published OSS-Net code.
@@ -33,11 +34,11 @@ class PointOverlap(RegionMetric):
             raise ValueError(msg)
         self.measure = measure
         self.num_points = num_points
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
         last = torch.tensor(y.shape[2:]) - 1
-        fractions = torch.rand(self.num_points, 3, generator=self.generator)
+        fractions = torch.rand(self.num_points, 3, generator=torch.Generator().manual_seed(self.seed))
         i, j, k = (fractions * last).long().to(y.device).T
         return point_overlap(y_pred[:, :, i, j, k].float(), y[:, :, i, j, k].float(), self.measure)
 

@@ -14,6 +14,7 @@ from monai.metrics.utils import do_metric_reduction
 from monai.utils import MetricReduction, ensure_tuple_rep
 
 from custom_nets.errors import InputError
+from custom_nets.ranks import gather_items
 
 Spacing = float | Sequence[float]
 
@@ -157,7 +158,7 @@ def given_or_meta_spacing(
 
 
 class RegionMetric(CumulativeIterationMetric):
-    """A number for each case and region, `[B, R]`, gathered over cases and processes.
+    """A number for each case and region, `[B, R]`, gathered over cases and processes, of which some may have no case.
 
     Use it as any MONAI metric, or through `monai.handlers.IgniteMetricHandler(metric_fn=...)`, which also leaves the
     numbers of each case in `engine.state.metric_details`.
@@ -185,6 +186,14 @@ class RegionMetric(CumulativeIterationMetric):
             msg = f"{type(self).__name__} has measured no case: call it before aggregate()"
             raise ValueError(msg)
         return do_metric_reduction(data, reduction or self.reduction)[0]
+
+    def _sync(self) -> None:
+        # MONAI's own leaves the other processes waiting for one that has measured no case.
+        if self._synced:
+            return
+        rows = gather_items([row.cpu() for row in self._buffers[0]] if self._buffers else [])
+        self._synced_tensors = [torch.stack(rows)] if rows else None
+        self._synced = True
 
 
 class RegionDice(RegionMetric):

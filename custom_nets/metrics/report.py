@@ -7,16 +7,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.data import decollate_batch
-from monai.metrics import Cumulative
-from monai.utils import convert_to_numpy, optional_import, string_list_all_gather
+from monai.utils import convert_to_numpy, optional_import
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
+from custom_nets.ranks import gather_items
 from custom_nets.transforms.meshes import case_and_affine
 from custom_nets.transforms.volumes import voxel_millilitres
 
@@ -125,11 +125,12 @@ def _write_json(
         file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-class _Volumes(Cumulative):
-    """Label and prediction volumes `[N, R]` in millilitres, gathered over processes in the order of the metrics."""
+class _Measured(NamedTuple):
+    """A case and the volumes of its regions, millilitres `[R]`."""
 
-    def aggregate(self) -> list[torch.Tensor]:
-        return self.get_buffer()
+    case: str
+    label: list[float]
+    prediction: list[float]
 
 
 class SaveCaseMetrics:
@@ -164,8 +165,7 @@ class SaveCaseMetrics:
         self.pred_key = pred_key
         self.label_key = label_key
         self.case_key = case_key
-        self._cases: list[str] = []
-        self._volumes = _Volumes()
+        self._measured: list[_Measured] = []
 
     def attach(self, engine: Engine) -> None:
         """Registers with an evaluator; its metrics must be attached before (a MONAI evaluator does that itself)."""
@@ -174,8 +174,7 @@ class SaveCaseMetrics:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _start(self, _engine: Engine) -> None:
-        self._cases = []
-        self._volumes.reset()
+        self._measured = []
 
     def _collect(self, engine: Engine) -> None:
         batch, output = (
@@ -187,22 +186,23 @@ class SaveCaseMetrics:
             case, affine = case_and_affine(item, self.label_key, self.regions, self.case_key)
             label, prediction = item[self.label_key], item[self.pred_key]
             unit = voxel_millilitres(affine)
-            self._cases.append(case)
-            self._volumes.append(*(self._millilitres(part, unit) for part in (label, prediction)))
+            self._measured.append(_Measured(case, *(self._millilitres(part, unit) for part in (label, prediction))))
 
     @staticmethod
-    def _millilitres(regions: torch.Tensor, unit: float) -> torch.Tensor:
-        return (regions.as_subclass(torch.Tensor) > 0.5).flatten(1).sum(dim=1).double() * unit
+    def _millilitres(regions: torch.Tensor, unit: float) -> list[float]:
+        return ((regions.as_subclass(torch.Tensor) > 0.5).flatten(1).sum(dim=1).double() * unit).tolist()
 
     def _write(self, engine: Engine) -> None:
         # Every rank takes part in gathering, in the order in which the metrics gather: rank by rank.
-        ranks = idist.get_world_size()
-        cases = string_list_all_gather(self._cases) if ranks > 1 else self._cases
-        volumes = self._volumes.aggregate()
+        measured = gather_items(self._measured)
         if idist.get_rank() != 0:
             return
+        cases = [one.case for one in measured]
         columns = self._columns(getattr(engine.state, "metric_details", {}), len(cases))
-        columns |= {name: convert_to_numpy(ml) for name, ml in zip(("label_ml", "prediction_ml"), volumes, strict=True)}
+        columns |= {
+            "label_ml": np.array([one.label for one in measured]),
+            "prediction_ml": np.array([one.prediction for one in measured]),
+        }
         write_case_metrics(self.output_dir, cases, self.regions, columns)
 
     def _columns(self, details: Mapping[str, Any], cases: int) -> dict[str, np.ndarray]:

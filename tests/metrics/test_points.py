@@ -39,6 +39,13 @@ def test_two_runs_agree():
     assert torch.equal(scores[0], scores[1])
 
 
+def test_a_score_does_not_depend_on_the_cases_before():
+    label = (torch.rand(1, 2, 20, 20, 20) > 0.5).float()
+    metric = PointOverlap("iou", num_points=100)
+    first, second = (metric(label.roll(1, dims=2), label) for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_unknown_measure_is_named():
     with pytest.raises(ValueError, match="'dice' or 'iou', got 'f1'"):
         PointOverlap("f1")

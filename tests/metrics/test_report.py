@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 
 import numpy as np
 import pytest
@@ -11,9 +10,11 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.handlers import IgniteMetricHandler, from_engine
 
+from custom_nets.engines import RankEvaluator
 from custom_nets.errors import InputError
 from custom_nets.metrics.regions import RegionDice, RegionHausdorff95, RegionIoU
 from custom_nets.metrics.report import SaveCaseMetrics, summarise, write_case_metrics
+from tests.processes import run_ranks
 
 REGIONS = ("WT", "ET")
 COLUMNS = {"val_dice": "dice", "val_iou": "iou", "val_hd95": "hd95_mm"}
@@ -103,7 +104,8 @@ def evaluate(folder, items, batch_size=1, **options):
     metrics = {"val_dice": RegionDice(), "val_iou": RegionIoU(), "val_hd95": RegionHausdorff95()}
     output = from_engine(["pred", "label"])
     handlers = {name: IgniteMetricHandler(metric_fn=m, output_transform=output) for name, m in metrics.items()}
-    evaluator = SupervisedEvaluator(
+    kind = RankEvaluator if torch.distributed.is_initialized() else SupervisedEvaluator
+    evaluator = kind(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(items), batch_size=batch_size),
         network=torch.nn.Identity(),
@@ -148,28 +150,15 @@ def test_a_metric_that_the_evaluator_lacks_is_named(tmp_path):
         evaluate(tmp_path, cases(1), metrics=["val_nsd"])
 
 
-def _rank(rank, world, folder, port):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-    os.environ["LOCAL_RANK"] = str(rank)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    torch.set_num_threads(1)
-    try:
-        # Rank 1 has fewer cases, and another order than the names'.
-        mine = [cases(5)[i] for i in ((3, 0, 4), (2, 1))[rank]]
-        evaluate(folder / f"rank{rank}", mine)
-    finally:
-        torch.distributed.destroy_process_group()
+def test_several_processes_write_one_report_with_each_number_at_its_case(tmp_path):
+    # The second process has none, and the others have another order than the names'.
+    shares = [(3, 0, 4), (), (2, 1)]
 
+    def work(rank):
+        evaluate(tmp_path / f"rank{rank}", [cases(5)[i] for i in shares[rank]])
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-def test_two_processes_write_one_report_with_each_number_at_its_case(tmp_path):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(2, tmp_path, port), nprocs=2)
-    assert not (tmp_path / "rank1").exists()
+    run_ranks(3, work)
+    assert [path.name for path in tmp_path.iterdir()] == ["rank0"]
     evaluate(tmp_path / "alone", cases(5))
     together, alone = rows_of(tmp_path / "rank0"), rows_of(tmp_path / "alone")
     assert [row["case"] for row in together[::2]] == ["case3", "case0", "case4", "case2", "case1"]

@@ -1,0 +1,75 @@
+"""The processes of a job: their devices, what they gather, what they say when they end."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from custom_nets.errors import InputError
+from custom_nets.ranks import gather_items, join_ranks, rank_device
+from tests.processes import run_ranks
+
+
+def test_lists_are_gathered_in_the_order_of_the_ranks():
+    lists = [["a", "b"], [], ["c"]]
+
+    def work(rank):
+        assert gather_items(lists[rank]) == ["a", "b", "c"]
+
+    run_ranks(3, work)
+
+
+def test_one_process_gathers_its_own():
+    assert gather_items([1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("start", [rank_device, lambda: join_ranks("cpu", 1)], ids=["device", "join"])
+def test_a_process_that_torchrun_has_not_started_is_told_how(start, monkeypatch):
+    for variable in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match="torchrun --standalone"):
+        start()
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (2, "cuda:1")])
+def test_each_process_has_its_gpu_where_there_are_any(gpus, device, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert rank_device() == torch.device(device)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="--nproc_per_node 2"):
+        rank_device()
+
+
+def shown(error: Exception, folder, capfd) -> str:
+    """What a process of a job writes that ends with an error."""
+
+    def work(_rank):
+        sys.excepthook(type(error), error, None)
+
+    run_ranks(1, work)
+    return capfd.readouterr().err
+
+
+def test_torchrun_is_told_what_ended_a_process(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    error = RuntimeError("a transform failed")
+    error.__cause__ = InputError("case 7: cut short")
+    shown(error, tmp_path, capfd)
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "case 7: cut short"
+
+
+def test_a_process_that_lost_another_says_so_in_a_line(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    error = RuntimeError("cannot run")
+    error.__cause__ = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:15797")
+    lines = shown(error, tmp_path, capfd).splitlines()
+    assert "[rank0]: ended, because another process of this job did" in lines
+    assert not (tmp_path / "error.json").exists()
