@@ -1,6 +1,7 @@
 """What MONAI's engines lack."""
 
 from custom_nets.engines.checkpoints import EarlyStopping, ModelLoader, TrainingCheckpoints
+from custom_nets.engines.distributed import RankEvaluator, distribute, share_cases
 from custom_nets.engines.handlers import JsonLog, Progress, RandomState, RegionScores, loss_terms
 from custom_nets.engines.parameter_groups import kernel_decay
 from custom_nets.engines.prepare_batch import PreparePointsBatch, PrepareReconstructionBatch
@@ -14,9 +15,12 @@ __all__ = [
     "PrepareReconstructionBatch",
     "Progress",
     "RandomState",
+    "RankEvaluator",
     "ReconstructionPicture",
     "RegionScores",
     "TrainingCheckpoints",
+    "distribute",
     "kernel_decay",
     "loss_terms",
+    "share_cases",
 ]

@@ -172,7 +172,10 @@ class JsonLog:
 
 
 class RandomState:
-    """The random states of Python, NumPy and PyTorch as a part of a checkpoint, so that a resumed run goes on alike."""
+    """The random states of Python, NumPy and PyTorch as a part of a checkpoint, so that a resumed run goes on alike.
+
+    Of several processes the first alone saves and restores its states: shared, all would augment their cases alike.
+    """
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the states as tensors and numbers (a checkpoint is read with `weights_only=True`)."""
@@ -186,6 +189,8 @@ class RandomState:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the states; those of GPUs only where their number is the same."""
+        if idist.get_rank() > 0:
+            return
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         name, keys, *rest = state["numpy"]

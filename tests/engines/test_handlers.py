@@ -92,3 +92,11 @@ def test_random_states_survive_a_checkpoint(tmp_path):
     drawn = (random.random(), np.random.rand(), torch.rand(1).item())
     state.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
+
+
+def test_a_process_that_is_not_the_first_keeps_its_own_random_state(monkeypatch):
+    state = RandomState().state_dict()
+    drawn = torch.rand(1).item()
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
+    RandomState().load_state_dict(state)
+    assert torch.rand(1).item() != drawn
