@@ -38,6 +38,7 @@ from custom_nets.transforms.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 from custom_nets.transforms.volumes import RegionVolumesd, SaveRegionVolumesd
+from custom_nets.transforms.whole_files import WholeNibabelWriter
 
 __all__ = [
     "SCHEMES",
@@ -76,6 +77,7 @@ __all__ = [
     "SaveRegionVolumesd",
     "SaveResultsd",
     "SplitSpreadd",
+    "WholeNibabelWriter",
     "WindowHounsfield",
     "WindowHounsfieldd",
     "case_name",

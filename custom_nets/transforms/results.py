@@ -13,6 +13,7 @@ from custom_nets.transforms.cases import ReloadCased
 from custom_nets.transforms.meshes import SaveRegionMeshesd, Space
 from custom_nets.transforms.overlay import SaveOverlayd
 from custom_nets.transforms.volumes import SaveRegionVolumesd
+from custom_nets.transforms.whole_files import WholeNibabelWriter
 
 REGIONS = ("WT", "TC", "ET")
 
@@ -36,7 +37,7 @@ class SaveMapsd(SaveImaged):
             output_postfix=postfix,
             output_name_formatter=case_name,
             resample=False,
-            writer="NibabelWriter",
+            writer=WholeNibabelWriter,
             print_log=False,
             allow_missing_keys=allow_missing_keys,
         )
