@@ -19,3 +19,8 @@ def abdomen_phantoms(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("abdomen_phantoms")
     write_abdomen_phantoms(folder, 4, spacing=8.0, progress=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data_of(phantoms, abdomen_phantoms) -> dict[str, Path]:
+    return {"ossnet_brats": phantoms, "ossnet_lits": abdomen_phantoms, "nvnet_brats": phantoms}

@@ -1,0 +1,170 @@
+"""Every bundle in several processes: every case once, the results of one process, and an end where one dies."""
+
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from custom_nets.data import brats_datalist, lits_datalist, save_split
+from tests.bundles.bundle import SMALLEST, Bundle, command
+from tests.conftest import REPOSITORY
+from tests.processes import free_port, run_ranks
+
+LOADERS = {"num_workers": 0}
+PLAIN = {"save_meshes": False, "save_overlay": False}
+all_bundles = pytest.mark.parametrize("name", list(SMALLEST))
+
+
+@pytest.fixture(scope="session")
+def untrained(data_of, tmp_path_factory) -> dict[str, dict]:
+    """Keys of each bundle: a network without training, and a split with two cases for validation and one to train."""
+    keys = {}
+    for name, tiny in SMALLEST.items():
+        folder = tmp_path_factory.mktemp(name)
+        items = (lits_datalist if name == "ossnet_lits" else brats_datalist)(data_of[name])
+        save_split(folder / "split.json", {"training": items[:1], "validation": items[1:3], "test": items[3:]})
+        torch.manual_seed(0)
+        network = Bundle(name).parse("inference", **tiny).get_parsed_content("network_def")
+        torch.save(network.state_dict(), folder / "model.pt")
+        places = {"dataset_dir": str(data_of[name]), "ckpt_dir": str(folder), "split_file": str(folder / "split.json")}
+        keys[name] = {**tiny, **LOADERS, **places, "evaluation_section": "validation"}
+    return keys
+
+
+def label_maps(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(nibabel.load(path).dataobj) for path in folder.glob("*/*_prediction.nii.gz")}
+
+
+@all_bundles
+def test_three_processes_infer_two_cases_as_one_does(name, untrained, tmp_path):
+    bundle, keys = Bundle(name), {**untrained[name], **PLAIN}
+
+    def work(_rank):
+        bundle.run("inferring", "inference", "multi_gpu_inference", **keys, output_dir=str(tmp_path / "many"))
+
+    run_ranks(3, work, join=False)
+    bundle.run("inferring", "inference", **keys, output_dir=str(tmp_path / "one"))
+    many, one = (label_maps(tmp_path / folder) for folder in ("many", "one"))
+    assert len(one) == 2
+    assert many.keys() == one.keys()
+    for file, voxels in one.items():
+        np.testing.assert_array_equal(many[file], voxels)
+    assert (tmp_path / "many" / "cases.json").read_text() == (tmp_path / "one" / "cases.json").read_text()
+
+
+@all_bundles
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_score_two_cases_as_one_does(name, count, untrained, tmp_path):
+    bundle, keys = Bundle(name), untrained[name]
+    configs = ["train", "evaluate"]
+    if name == "ossnet_brats":
+        # The random points of the paper's scores too.
+        paper = json.loads((bundle.folder / "configs" / "paper.json").read_text())
+        points = {key: value for key, value in paper.items() if key in ("+case_columns", "+additional_metrics")}
+        (tmp_path / "points.json").write_text(json.dumps(points))
+        configs.append(str(tmp_path / "points"))
+
+    def work(_rank):
+        bundle.run("evaluating", *configs, "multi_gpu_evaluate", **keys, output_dir=str(tmp_path / "many"))
+
+    run_ranks(count, work, join=False)
+    bundle.run("evaluating", *configs, **keys, output_dir=str(tmp_path / "one"))
+    for file in ("metrics.csv", "metrics.json"):
+        assert (tmp_path / "many" / file).read_text() == (tmp_path / "one" / file).read_text()
+
+
+STANDALONE = ("--standalone", "--nproc_per_node=2")
+
+
+def torchrun(run_id: str, configs: list[str], keys: dict, options: tuple[str, ...] = STANDALONE):
+    launcher = ("-m", "torch.distributed.run", *options, "-m")
+    arguments = [f"--{key}={value}" for key, value in keys.items()]
+    return command([run_id], REPOSITORY, "--config_file", str(configs), *arguments, launcher=launcher)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "override", "validation", "extra"),
+    [
+        ("ossnet_brats", ["variant"], 2, {"grid_size": [32, 32, 32]}),
+        ("nvnet_brats", [], 1, {}),
+    ],
+    ids=["ossnet_brats, a variant with batch norm", "nvnet_brats, one case to validate"],
+)
+def test_two_processes_train_and_save_what_they_validated(name, override, validation, extra, data_of, tmp_path):
+    bundle = Bundle(name)
+    keys = {
+        **SMALLEST[name],
+        **LOADERS,
+        "dataset_dir": str(data_of[name]),
+        "ckpt_dir": str(tmp_path / "models"),
+        **extra,
+    }
+    keys |= {"output_dir": str(tmp_path), "epochs": 2, "val_interval": 2, "validation": validation, "test": 0}
+    done = torchrun("training", bundle.config("train", *override, "multi_gpu_train"), keys)
+    assert done.returncode == 0, done.stderr
+    log = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    steps = -(-(4 - validation) // 2)
+    assert [entry["iteration"] for entry in log] == [steps, 2 * steps]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2  # of training and validation, from one process
+    bundle.run("evaluating", "train", *override, "evaluate", **keys)
+    summary = json.loads((tmp_path / "metrics.json").read_text())["summary"]
+    assert summary["mean"]["dice"]["cases"] == validation
+    assert summary["mean"]["dice"]["mean"] == pytest.approx(log[-1]["val_dice"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_machines_train(data_of, tmp_path):
+    """Two torchruns that find each other; parameters that no loss reaches, and a process that has none to validate."""
+    bundle = Bundle("ossnet_lits")
+    keys = {**SMALLEST[bundle.name], **LOADERS, "dataset_dir": str(data_of[bundle.name]), "auxiliary_weight": 0}
+    keys |= {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path), "validation": 1, "val_interval": 1}
+    keys |= {"epochs": 1}
+    meeting = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{free_port()}")
+    configs = bundle.config("train", "multi_gpu_train")
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: torchrun("training", configs, keys, (*meeting, "--rdzv_id=7")), range(2)))
+    assert [done.returncode for done in runs] == [0, 0], "\n".join(done.stderr for done in runs)
+    entries = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [(entry["iteration"], "val_dice" in entry) for entry in entries] == [(2, True)]
+    state = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert not any(key.startswith("module.") for key in state)
+
+
+@pytest.mark.slow
+def test_a_case_that_fails_ends_the_job_with_its_line(untrained, data_of, tmp_path):
+    bundle = Bundle("ossnet_brats")
+    shutil.copytree(data_of[bundle.name], tmp_path / "data")
+    file = tmp_path / "data" / "BraTS20_Training_004" / "BraTS20_Training_004_t2.nii.gz"
+    content = bytearray(file.read_bytes())
+    content[-8] ^= 255  # of the checksum, which no header tells
+    file.write_bytes(content)
+    keys = {**untrained[bundle.name], **PLAIN, "dataset_dir": str(tmp_path / "data"), "split_file": None}
+    configs = bundle.config("inference", "multi_gpu_inference")
+    done = torchrun("inferring", configs, {**keys, "output_dir": str(tmp_path / "out")})
+    assert done.returncode != 0
+    assert done.stderr.count("error: case") == done.stderr.count("[rank1]: error: case BraTS20_Training_004") == 1
+    assert "BraTS20_Training_004" in done.stderr.splitlines()[-2]  # the end of torchrun's summary
+    assert "[rank0]: Traceback" not in done.stderr
+    assert "BraTS20_Training_003_prediction.nii.gz" in label_maps(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_job_with_a_message(untrained, tmp_path):
+    bundle = Bundle("nvnet_brats")
+    die = {"inferring": ["$os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else None", "$@evaluator.run()"]}
+    (tmp_path / "die.json").write_text(json.dumps(die))
+    keys = {**untrained[bundle.name], **PLAIN, "output_dir": str(tmp_path / "out")}
+    configs = [*bundle.config("inference", "multi_gpu_inference"), str(tmp_path / "die.json")]
+    started = time.monotonic()
+    done = torchrun("inferring", configs, keys)
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL) received by PID" in done.stderr
+    assert "[rank0]: Traceback" not in done.stderr
+    assert time.monotonic() - started < 120  # and not the minutes that a process may wait for another
