@@ -26,11 +26,14 @@ class Progress:
     Args:
         description: shown in front of the bar.
         unit: what an iteration is.
+        raises: whether it raises what ended the run, which otherwise nobody hears of; false where a later handler does
+            so (`TrainingCheckpoints`), which ignite would then not call.
     """
 
-    def __init__(self, description: str = "training", unit: str = "step") -> None:
+    def __init__(self, description: str = "training", unit: str = "step", raises: bool = True) -> None:
         self.description = description
         self.unit = unit
+        self.raises = raises
         self._bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -70,7 +73,8 @@ class Progress:
 
     def _fail(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
-        raise error
+        if self.raises:
+            raise error
 
 
 class RegionScores:
