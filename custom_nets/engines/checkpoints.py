@@ -25,6 +25,17 @@ _ADVICE = (
 )
 
 
+class _WholeSaver(CheckpointSaver):
+    """MONAI's saver, except that a file replaces the one before when it is complete."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
+            if checkpoint is not None:
+                # MONAI turns this off because ignite's files could be read by their owner alone; they no longer are.
+                checkpoint.save_handler._atomic = True
+
+
 class TrainingCheckpoints:
     """Saves a run so that it can be used, and gone on with.
 
@@ -36,7 +47,8 @@ class TrainingCheckpoints:
     - `checkpoint_last.pt`: the whole state at the end, also when the run is interrupted or fails.
     - `training_checkpoint_epoch=N.pt`: the newest state of a run under way, every `interval` epochs.
 
-    The whole state holds what `state` names, and the trainer's epoch.
+    The whole state holds what `state` names, and the trainer's epoch. Of several processes the first alone writes.
+    Files are written whole or not at all, so that a job may be stopped at any time.
 
     Args:
         ckpt_dir: folder.
@@ -72,7 +84,7 @@ class TrainingCheckpoints:
         whole = {**self.state, "trainer": engine}
         if self.resume:
             CheckpointLoader(str(newest_checkpoint(self.ckpt_dir)), whole, map_location=self.device).attach(engine)
-        CheckpointSaver(
+        _WholeSaver(
             str(self.ckpt_dir),
             whole,
             file_prefix=_PREFIX,
@@ -83,7 +95,7 @@ class TrainingCheckpoints:
         ).attach(engine)
         best = {"model.pt": {"model": self.state["network"]}, _BEST: whole}
         for filename, content in best.items():
-            saver = CheckpointSaver(str(self.ckpt_dir), content, save_key_metric=True, key_metric_filename=filename)
+            saver = _WholeSaver(str(self.ckpt_dir), content, save_key_metric=True, key_metric_filename=filename)
             saver.attach(self.evaluator)
         engine.add_event_handler(Events.COMPLETED, self._keep_unvalidated)
 

@@ -65,6 +65,26 @@ def test_an_interrupted_run_leaves_its_last_state(tmp_path):
     assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["trainer"]["epoch_length"] == 2
 
 
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    trainer, _, _ = build(tmp_path, 2)
+    trainer.run()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.pt")}
+
+    def stop(_content, file, **_):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, 2)[0].run()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_others_may_read_a_model(tmp_path):
+    build(tmp_path, 1)[0].run()
+    assert {path.stat().st_mode & 0o444 for path in tmp_path.glob("*.pt")} == {0o444}
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole, net, _ = build(tmp_path / "whole", 4)
     whole.run()
