@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import ignite.distributed as idist
 import torch
 from torch import distributed
 
@@ -61,6 +62,7 @@ def join_ranks(device: str | torch.device, minutes: float, backend: str | None =
     if not distributed.is_initialized():
         distributed.init_process_group(backend or ("nccl" if on_gpu else "gloo"), timeout=timedelta(minutes=minutes))
         _show_first_error()
+        _meet_in_ignite()
     if rank > 0:
         logging.disable(logging.INFO)
 
@@ -85,6 +87,19 @@ def gather_items(items: list[T]) -> list[T]:
     return list(chain.from_iterable(parts))
 
 
+def _meet_in_ignite() -> None:
+    """Lets ignite set itself up, in which all processes take part, before each goes its own way.
+
+    Under Slurm it would replace torchrun's LOCAL_RANK by the number of the task, and there is one task a machine.
+    """
+    job = os.environ.pop("SLURM_JOB_ID", None)
+    try:
+        idist.sync()
+    finally:
+        if job is not None:
+            os.environ["SLURM_JOB_ID"] = job
+
+
 def _show_first_error() -> None:
     """Makes torchrun's summary hold the error of this process; one that only lost another says so in a line."""
     hook = sys.excepthook
@@ -96,7 +111,8 @@ def _show_first_error() -> None:
             return
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if file:
-            text = find_input_error(error) or f"{kind.__name__}: {error}"
+            first = _causes(error)[-1]
+            text = find_input_error(error) or f"{type(first).__name__}: {first}"
             record = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}}
             Path(file).write_text(json.dumps(record), encoding="utf-8")
         hook(kind, error, trace)
@@ -104,13 +120,17 @@ def _show_first_error() -> None:
     sys.excepthook = show
 
 
-def _is_lost(error: BaseException | None) -> bool:
+def _is_lost(error: BaseException) -> bool:
     """Tells whether an exception is or was raised from the loss of another process."""
-    while error is not None:
-        if any(text in str(error) for text in LOST):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(text in str(cause) for cause in _causes(error) for text in LOST)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Returns an exception and what it was raised from, the origin last."""
+    causes = [error]
+    while (earlier := causes[-1].__cause__ or causes[-1].__context__) is not None and earlier not in causes:
+        causes.append(earlier)
+    return causes
 
 
 def _number(variable: str) -> int:

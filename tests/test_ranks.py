@@ -1,8 +1,10 @@
 """The processes of a job: their devices, what they gather, what they say when they end."""
 
 import json
+import os
 import sys
 
+import ignite.distributed as idist
 import pytest
 import torch
 
@@ -22,6 +24,17 @@ def test_lists_are_gathered_in_the_order_of_the_ranks():
 
 def test_one_process_gathers_its_own():
     assert gather_items([1, 2]) == [1, 2]
+
+
+def test_under_slurm_each_process_keeps_the_number_that_torchrun_gave_it(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_LOCALID", "0")  # of the one task a machine, torchrun itself
+
+    def work(rank):
+        assert idist.get_local_rank() == rank == int(os.environ["LOCAL_RANK"])
+        assert os.environ["SLURM_JOB_ID"] == "7"
+
+    run_ranks(2, work)
 
 
 @pytest.mark.parametrize("start", [rank_device, lambda: join_ranks("cpu", 1)], ids=["device", "join"])
@@ -48,7 +61,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         rank_device()
 
 
-def shown(error: Exception, folder, capfd) -> str:
+def shown(error: Exception, capfd) -> str:
     """What a process of a job writes that ends with an error."""
 
     def work(_rank):
@@ -58,18 +71,23 @@ def shown(error: Exception, folder, capfd) -> str:
     return capfd.readouterr().err
 
 
-def test_torchrun_is_told_what_ended_a_process(tmp_path, capfd, monkeypatch):
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [(InputError("case 7: cut short"), "case 7: cut short"), (KeyError("image"), "KeyError: 'image'")],
+    ids=["input", "other"],
+)
+def test_torchrun_is_told_what_ended_a_process(cause, text, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     error = RuntimeError("a transform failed")
-    error.__cause__ = InputError("case 7: cut short")
-    shown(error, tmp_path, capfd)
-    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "case 7: cut short"
+    error.__cause__ = cause
+    shown(error, capfd)
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == text
 
 
 def test_a_process_that_lost_another_says_so_in_a_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     error = RuntimeError("cannot run")
     error.__cause__ = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:15797")
-    lines = shown(error, tmp_path, capfd).splitlines()
+    lines = shown(error, capfd).splitlines()
     assert "[rank0]: ended, because another process of this job did" in lines
     assert not (tmp_path / "error.json").exists()
