@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
-import time
 from datetime import timedelta
 from itertools import chain
-from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
 from torch import distributed
 
-from custom_nets.errors import InputError, find_input_error
-
-LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-"""What gloo and nccl say in a process when another has died."""
+from custom_nets.errors import InputError
 
 T = TypeVar("T")
 
@@ -61,7 +53,6 @@ def join_ranks(device: str | torch.device, minutes: float, backend: str | None =
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group(backend or ("nccl" if on_gpu else "gloo"), timeout=timedelta(minutes=minutes))
-        _show_first_error()
         _meet_in_ignite()
     if rank > 0:
         logging.disable(logging.INFO)
@@ -98,39 +89,6 @@ def _meet_in_ignite() -> None:
     finally:
         if job is not None:
             os.environ["SLURM_JOB_ID"] = job
-
-
-def _show_first_error() -> None:
-    """Makes torchrun's summary hold the error of this process; one that only lost another says so in a line."""
-    hook = sys.excepthook
-
-    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if _is_lost(error):
-            rank = distributed.get_rank() if distributed.is_initialized() else "?"
-            print(f"[rank{rank}]: ended, because another process of this job did", file=sys.stderr)
-            return
-        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        if file:
-            first = _causes(error)[-1]
-            text = find_input_error(error) or f"{type(first).__name__}: {first}"
-            record = {"message": {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}}
-            Path(file).write_text(json.dumps(record), encoding="utf-8")
-        hook(kind, error, trace)
-
-    sys.excepthook = show
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Tells whether an exception is or was raised from the loss of another process."""
-    return any(text in str(cause) for cause in _causes(error) for text in LOST)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """Returns an exception and what it was raised from, the origin last."""
-    causes = [error]
-    while (earlier := causes[-1].__cause__ or causes[-1].__context__) is not None and earlier not in causes:
-        causes.append(earlier)
-    return causes
 
 
 def _number(variable: str) -> int:

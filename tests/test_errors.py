@@ -1,5 +1,6 @@
 """Bad input is shown as one line."""
 
+import json
 import sys
 
 import pytest
@@ -32,8 +33,37 @@ def test_other_errors_are_left_alone():
     assert find_input_error(ValueError("something else")) is None
 
 
-def test_the_hook_prints_one_line(monkeypatch, capsys):
+@pytest.fixture
+def show(monkeypatch, capsys, tmp_path):
+    """What a process of torchrun's writes when it ends with an error that was raised from another."""
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    show_input_errors()
-    sys.excepthook(InputError, InputError("case A: T2 missing"), None)
-    assert capsys.readouterr().err == "error: case A: T2 missing\n"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+
+    def write(cause):
+        error = RuntimeError("applying transform")
+        error.__cause__ = cause
+        show_input_errors()
+        sys.excepthook(RuntimeError, error, None)
+        return capsys.readouterr().err
+
+    return write
+
+
+def test_the_hook_prints_one_line(show):
+    assert show(InputError("case A: T2 missing")) == "error: case A: T2 missing\n"
+
+
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [(InputError("case A: T2 missing"), "case A: T2 missing"), (KeyError("image"), "KeyError: 'image'")],
+    ids=["input", "other"],
+)
+def test_torchrun_is_told_what_ended_a_process(cause, text, show, tmp_path):
+    show(cause)
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == text
+
+
+def test_a_process_that_lost_another_says_so_in_a_line(show, tmp_path):
+    cause = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:15797")
+    assert show(cause) == "ended, because another process of this job did\n"
+    assert not (tmp_path / "error.json").exists()

@@ -1,8 +1,6 @@
-"""The processes of a job: their devices, what they gather, what they say when they end."""
+"""The processes of a job: their devices, and what they gather."""
 
-import json
 import os
-import sys
 
 import ignite.distributed as idist
 import pytest
@@ -59,35 +57,3 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="--nproc_per_node 2"):
         rank_device()
-
-
-def shown(error: Exception, capfd) -> str:
-    """What a process of a job writes that ends with an error."""
-
-    def work(_rank):
-        sys.excepthook(type(error), error, None)
-
-    run_ranks(1, work)
-    return capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("cause", "text"),
-    [(InputError("case 7: cut short"), "case 7: cut short"), (KeyError("image"), "KeyError: 'image'")],
-    ids=["input", "other"],
-)
-def test_torchrun_is_told_what_ended_a_process(cause, text, tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    error = RuntimeError("a transform failed")
-    error.__cause__ = cause
-    shown(error, capfd)
-    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == text
-
-
-def test_a_process_that_lost_another_says_so_in_a_line(tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    error = RuntimeError("cannot run")
-    error.__cause__ = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:15797")
-    lines = shown(error, capfd).splitlines()
-    assert "[rank0]: ended, because another process of this job did" in lines
-    assert not (tmp_path / "error.json").exists()
