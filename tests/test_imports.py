@@ -10,7 +10,18 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "custom_nets"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEVELS = {"cli": 3, "zoo": 2, "data": 2, "networks": 0, "errors": -1, "files": -1, "ranks": -1, "weights": -1, "": -1}
+LEVELS = {
+    "__main__": 4,
+    "cli": 3,
+    "zoo": 2,
+    "data": 2,
+    "networks": 0,
+    "errors": -1,
+    "files": -1,
+    "ranks": -1,
+    "weights": -1,
+    "": -1,
+}
 MIDDLE = 1  # transforms, inferers, losses, metrics, engines
 OPTIONAL = {"itk", "mcubes", "matplotlib"}
 

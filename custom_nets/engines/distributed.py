@@ -36,13 +36,13 @@ def share_cases(dataset: Dataset) -> range:
     set. For the `sampler` of a loader. MONAI's `DistributedSampler` needs a case for every process.
 
     Args:
-        dataset: of items with `case`; every process must have the same, and waits here until all have listed theirs, so
+        dataset: of items; every process must have the same, and waits here until all have listed theirs, so
             that none takes the first results of another for cases.
 
     Raises:
         InputError: when the processes have different cases.
     """
-    names = [str(item["case"]) for item in dataset.data]
+    names = [str(item.get("case", item)) for item in dataset.data]  # in MONAI Label a case is its files
     if any(others != names for others in gather_items([names])):
         msg = "the processes of this job see different cases; dataset_dir must be the same folder on every machine"
         raise InputError(msg)
