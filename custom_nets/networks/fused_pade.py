@@ -20,7 +20,7 @@ _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 _COMPILE_FROM = 1 << 15
 
 
-def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor, compiled: bool = True) -> Tensor:
     """Replaces `x` by the Padé function of `x + bias`, computed in float32 whatever the dtype of `x`.
 
     On a GPU a Triton kernel, on a CPU a compiled one; where there is neither Triton nor a compiler, or it fails, plain
@@ -31,16 +31,17 @@ def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor
         bias: float32 `[F]`. None of the three parameters may be a view, for which a compiler would make a new kernel.
         numerator: float32 `[6]`, see `PadeActivation`.
         denominator: float32 `[4]`.
+        compiled: whether to run such a kernel; false runs plain operations.
 
     Returns:
         `x`.
     """
-    return _kernel(x.device.type)(x, bias, numerator, denominator)
+    return _kernel(x.device.type, compiled)(x, bias, numerator, denominator)
 
 
 @cache
-def _kernel(device_type: str) -> _Kernel:
-    if not has_kernels(device_type):
+def _kernel(device_type: str, compiled: bool = True) -> _Kernel:
+    if not (compiled and has_kernels(device_type)):
         return _plain_in_blocks
     if device_type == "cuda":
         return _with_fallback(import_module("custom_nets.networks.triton_pade").biased_pade_, at_least=1)

@@ -20,6 +20,7 @@ from custom_nets.networks.occupancy import (
 from custom_nets.networks.ossnet_decoder import OSSNetDecoder
 from custom_nets.networks.ossnet_encoder import Latent, OSSNetEncoder
 from custom_nets.networks.ossnet_folded import FoldedDecoder
+from custom_nets.networks.pade import PadeActivation
 from custom_nets.networks.patches import (
     PATCH_FEATURES,
     PATCH_SIZE,
@@ -83,6 +84,7 @@ class OSSNet(OccupancyNetworkBase):
         norm: the encoder's normalisation by MONAI's names.
         mid_range_pooling: `mean`, or `max` as the published inference pools.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
+        compile_activations: see `PadeActivation`.
 
     Raises:
         ValueError: for an unknown variant or kind of coordinates, or a grid too small for the blocks.
@@ -103,6 +105,7 @@ class OSSNet(OccupancyNetworkBase):
         norm: str | tuple = "batch",
         mid_range_pooling: str = "mean",
         points_per_chunk: int = 2048,
+        compile_activations: bool = True,
     ) -> None:
         super().__init__(points_per_chunk)
         if variant not in VARIANTS:
@@ -131,6 +134,9 @@ class OSSNet(OccupancyNetworkBase):
             patch_channels=in_channels * (self.variant.local_patches + self.variant.mid_range_patches),
             hidden_features=hidden_features,
         )
+        for module in self.modules():
+            if isinstance(module, PadeActivation):
+                module.compiled = compile_activations
 
     @classmethod
     def published(cls, variant: str = "c", dataset: str = "brats") -> OSSNet:

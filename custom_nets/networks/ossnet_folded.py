@@ -22,16 +22,18 @@ class _Layer(NamedTuple):
         bias: `[Fout]`, float32.
         numerator: of the activation, float32 `[6]`.
         denominator: float32 `[4]`.
+        compiled: see `PadeActivation`.
     """
 
     weight: Tensor
     bias: Tensor
     numerator: Tensor
     denominator: Tensor
+    compiled: bool
 
     def activate_(self, products: Tensor) -> Tensor:
         """Bias and activation of `x @ weight` `[N, Fout]`, in place."""
-        return biased_pade_(products, self.bias, self.numerator, self.denominator)
+        return biased_pade_(products, self.bias, self.numerator, self.denominator, self.compiled)
 
 
 class _Entry(NamedTuple):
@@ -132,7 +134,8 @@ class FoldedDecoder:
         return _Entry(coordinates.T.float(), entering), bias + latent.float() @ vector
 
     def _layer(self, weight: Tensor, bias: Tensor, act: PadeActivation) -> _Layer:
-        return _Layer(weight.T.to(self.dtype), bias.float(), act.numerator.float(), act.denominator.float())
+        coefficients = act.numerator.float(), act.denominator.float()
+        return _Layer(weight.T.to(self.dtype), bias.float(), *coefficients, act.compiled)
 
     def _convolution(self, convolution: PatchConvolution, act: PadeActivation) -> _Layer:
         bias = convolution.bias.repeat_interleave(PATCH_FEATURES).clone()  # no view: see `biased_pade_`

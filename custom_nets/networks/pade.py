@@ -103,8 +103,8 @@ class _Kernels:
     What fails (no compiler, no Triton, an unwritable cache) is reported once and never tried again.
     """
 
-    def __init__(self, device_type: str) -> None:
-        self.works = has_kernels(device_type)
+    def __init__(self, device_type: str, compiled: bool) -> None:
+        self.works = compiled and has_kernels(device_type)
         if device_type == "cuda" and self.works:
             triton_pade = import_module("custom_nets.networks.triton_pade")
             self._forward, self._backward, self._least = triton_pade.pade_forward, triton_pade.pade_backward, 1
@@ -151,23 +151,24 @@ def has_kernels(device_type: str) -> bool:
 
 
 @cache
-def _kernels(device_type: str) -> _Kernels:
-    return _Kernels(device_type)
+def _kernels(device_type: str, compiled: bool = True) -> _Kernels:
+    return _Kernels(device_type, compiled)
 
 
 class _Pade(torch.autograd.Function):
     """Saves x alone for the backward pass (autograd would keep some fifteen tensors of its size)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, numerator: Tensor, denominator: Tensor, compiled: bool) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, numerator, denominator)
-        return _kernels(x.device.type).forward(x, numerator, denominator)
+        ctx.compiled = compiled
+        return _kernels(x.device.type, compiled).forward(x, numerator, denominator)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
         x, numerator, denominator = ctx.saved_tensors
-        return _kernels(x.device.type).backward(grad, x, numerator, denominator)
+        return *_kernels(x.device.type, ctx.compiled).backward(grad, x, numerator, denominator), None
 
 
 class PadeActivation(nn.Module):
@@ -185,10 +186,15 @@ class PadeActivation(nn.Module):
     derivative is not implemented.
 
     Shapes: any, returned unchanged.
+
+    Args:
+        compiled: whether to run compiled kernels (PyTorch keeps those of a CPU on the disk from run to run); false runs
+            the eager form.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: bool = True) -> None:
         super().__init__()
+        self.compiled = compiled
         self.numerator = nn.Parameter(torch.tensor(LEAKY_RELU_NUMERATOR))
         self.denominator = nn.Parameter(torch.tensor(LEAKY_RELU_DENOMINATOR))
 
@@ -197,7 +203,7 @@ class PadeActivation(nn.Module):
         if not torch.jit.is_scripting():  # noqa: SIM102 (TorchScript leaves out the branch of just this condition)
             # An outer compiler or tracer takes the plain form into its own graph.
             if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-                return _Pade.apply(x, self.numerator, self.denominator)
+                return _Pade.apply(x, self.numerator, self.denominator, self.compiled)
         return _pade_forward(x, self.numerator, self.denominator)
 
 

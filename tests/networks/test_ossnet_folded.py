@@ -7,6 +7,7 @@ import torch
 
 from custom_nets.networks import OSSNet
 from custom_nets.networks import fused_pade as fused_pade_module
+from custom_nets.networks import pade as pade_module
 from custom_nets.networks.fused_pade import biased_pade_
 from custom_nets.networks.ossnet import VARIANTS
 from custom_nets.networks.pade import PadeActivation
@@ -133,18 +134,39 @@ def test_weights_are_left_as_they_were():
 @pytest.mark.parametrize("rows", [3, 700])
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_biased_pade_equals_the_activation(rows, compiled, dtype, monkeypatch):
+def test_biased_pade_equals_the_activation(rows, compiled, dtype):
     torch.manual_seed(0)
     x, bias = torch.randn(rows, 96).to(dtype), torch.randn(96)
     activation = PadeActivation()
     expected = activation(x.float() + bias).to(dtype)
-    if not compiled:
-        monkeypatch.setattr(fused_pade_module, "_kernel", lambda device_type: fused_pade_module._plain_in_blocks)
     with torch.no_grad():
-        found = biased_pade_(x, bias, activation.numerator, activation.denominator)
+        found = biased_pade_(x, bias, activation.numerator, activation.denominator, compiled)
     assert found is x
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_activations_are_compiled_where_it_is_wanted(wanted, monkeypatch):
+    """Both in training and in the folded decoder."""
+    if not pade_module.has_kernels("cpu"):
+        pytest.skip("no compiler here")
+    caches = (fused_pade_module._kernel, pade_module._kernels)
+    for module, kernels in zip((fused_pade_module, pade_module), caches, strict=True):
+        monkeypatch.setattr(module, "_COMPILE_FROM", 1)
+        kernels.cache_clear()
+    ran = set()
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: ran.add(function) or function(*args))
+    net = OSSNet("c", 1, 1, grid_size=(32, 32, 32), hidden_features=16, compile_activations=wanted)
+    image, points = torch.randn(1, 1, 20, 20, 20), torch.randint(0, 20, (1, 100, 3))
+    net(image, points)[0].sum().backward()
+    net.eval()
+    with torch.no_grad():
+        net.bind(net.encode(image), image)(points)
+    for kernels in caches:
+        kernels.cache_clear()
+    functions = {pade_module._pade_forward, pade_module._pade_backward, fused_pade_module._plain}
+    assert ran == (functions if wanted else set())
 
 
 def test_one_compiled_kernel_serves_all_layers_and_sizes(monkeypatch):
@@ -155,7 +177,7 @@ def test_one_compiled_kernel_serves_all_layers_and_sizes(monkeypatch):
         return graph.forward
 
     compiled = torch.compile(fused_pade_module._plain, dynamic=True, backend=backend)
-    monkeypatch.setattr(fused_pade_module, "_kernel", lambda device_type: compiled)
+    monkeypatch.setattr(fused_pade_module, "_kernel", lambda *_: compiled)
     for variant in ("c", "d"):
         net = network(variant)
         image = torch.randn(1, 2, *SIZE)

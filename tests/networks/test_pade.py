@@ -113,7 +113,7 @@ def test_compiled_kernels_equal_the_eager_form(monkeypatch):
 
 
 def test_falls_back_to_the_eager_form_when_compilation_fails(monkeypatch, caplog):
-    kernels = pade_module._Kernels("cpu")
+    kernels = pade_module._Kernels("cpu", compiled=True)
     kernels.works = True
 
     def broken(*_):
@@ -130,7 +130,7 @@ def test_falls_back_to_the_eager_form_when_compilation_fails(monkeypatch, caplog
 
 
 def test_memory_that_runs_out_is_no_missing_compiler(monkeypatch):
-    kernels = pade_module._Kernels("cpu")
+    kernels = pade_module._Kernels("cpu", compiled=True)
     kernels.works = True
 
     def full(*_):
