@@ -146,6 +146,23 @@ def test_biased_pade_equals_the_activation(rows, compiled, dtype):
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
+def test_memory_that_runs_out_does_not_end_the_use_of_a_kernel():
+    """The caller asks about fewer points then; the plain form would take more memory, and time ever after."""
+    calls = []
+
+    def kernel(x, *_):
+        calls.append(len(x))
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return x
+
+    run = fused_pade_module._with_fallback(kernel, at_least=1)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(torch.ones(2, 3), *[torch.ones(3)] * 3)
+    run(torch.ones(1, 3), *[torch.ones(3)] * 3)
+    assert calls == [2, 1]
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_activations_are_compiled_where_it_is_wanted(wanted, monkeypatch):
     """Both in training and in the folded decoder."""
