@@ -237,6 +237,36 @@ def fetch(name: str, source: str, bundle_dir: str = ".", version: str | None = N
     print(f"{name} is in {folder}; its docs/README.md tells how to run it")
 
 
+def export(
+    bundle: str,
+    out: str,
+    format: str = "onnx",  # noqa: A002 (the word that people type)
+    configs: str | tuple = (),
+    shape: tuple | None = None,
+    dynamic: bool = True,
+    untrained: bool = False,
+    **keys: object,
+) -> None:
+    """Exports a bundle's network to ONNX or TorchScript, and compares every file with the network.
+
+    Args:
+        bundle: folder of the bundle.
+        out: folder to write to: network.onnx, of OSS-Net also encoder.onnx and decoder.onnx (or .ts).
+        format: onnx or torchscript.
+        configs: of the bundle, after inference.json, such as variant (with commas between them).
+        shape: voxels along the three axes of the image that is traced.
+        dynamic: whether the ONNX files take images of other sizes; TorchScript always does.
+        untrained: export random weights, to try it out.
+        keys: keys of the configs, as in a run: `--load_model FILE`, `--variant c`.
+    """
+    from custom_nets.zoo import export_bundle, format_exports
+
+    names = [configs] if isinstance(configs, str) else list(configs)
+    sizes = {} if shape is None else {"shape": shape}
+    files = export_bundle(bundle, out, format, names, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
+    print(format_exports(files))
+
+
 def info(**options: bool) -> None:
     """Prints versions and devices, for bug reports.
 
@@ -274,6 +304,7 @@ VERBS = {
     "memory": memory,
     "pack": pack,
     "fetch": fetch,
+    "export": export,
     "info": info,
 }
 

@@ -12,6 +12,8 @@ from custom_nets.errors import InputError
 from custom_nets.networks.checkpointing import run_layer
 from custom_nets.networks.modality_dropout import ModalityDropout
 from custom_nets.networks.nvnet_vae import VariationalBranch
+from custom_nets.networks.scripted import ScriptedNetwork
+from custom_nets.networks.traced import is_traced
 
 DIVISOR = 8
 """Sides of an image must be multiples of this: the encoder halves them three times."""
@@ -110,7 +112,8 @@ class NvNet(SegResNet):
         Raises:
             InputError: when a side is no multiple of 8, or a training image is not of the crop's size.
         """
-        _check_sides("an image's sides", x.shape[2:])
+        if not is_traced():  # the sides of other images then
+            _check_sides("an image's sides", x.shape[2:])
         features, levels = self.encode(self.modality_dropout(x))
         if not self.training:
             return self.decode(features, levels[::-1])
@@ -137,6 +140,10 @@ class NvNet(SegResNet):
         for sample, layer, skip in zip(self.up_samples, self.up_layers, down_x[1:], strict=True):
             x = run_layer(layer, sample(x) + skip, self.checkpointing)
         return self.conv_final(x)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` takes instead of this network."""
+        return ScriptedNetwork(self, self.in_channels)
 
 
 def _check_sides(name: str, sides: Sequence[int]) -> None:

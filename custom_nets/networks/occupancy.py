@@ -13,11 +13,17 @@ from monai.data.utils import affine_to_spacing
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
+from custom_nets.networks.scripted import ScriptedOccupancyNetwork
+from custom_nets.networks.traced import grid_points, is_exporting, is_traced, resize_plainly
+
+_HALVES = (torch.float16, torch.bfloat16)
+
 
 class OccupancyNetworkBase(nn.Module):
     """An encoder that sees a volume once, and a decoder that answers at any point of it.
 
-    A subclass writes `encode` and `decode`.
+    A subclass writes `encode` and `decode`; for export also `decode_plainly` and `latent_of`, and names its
+    `in_channels`.
 
     Args:
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
@@ -37,6 +43,18 @@ class OccupancyNetworkBase(nn.Module):
     @abstractmethod
     def decode(self, latent: Any, image: Tensor, points: Tensor) -> Tensor:
         """Logits `[B, N, R]` at the points `[B, N, 3]` of the image."""
+
+    def encode_spaced(self, image: Tensor, spacing: Tensor) -> Any:
+        """`encode` of an image whose voxels' size is known in mm `[B, 3]`, for a network to which it matters."""
+        return self.encode(image)
+
+    def decode_plainly(self, latent: Any, image: Tensor, points: Tensor) -> Tensor:
+        """`decode` in operations that hold for all sizes and have a place in ONNX, see `networks.traced`."""
+        raise NotImplementedError
+
+    def latent_of(self, tensors: Sequence[Tensor]) -> Any:
+        """The latent that has these tensors, in the order of its fields; absent ones are not among them."""
+        raise NotImplementedError
 
     def bind(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
         """What `decode` is for one volume, in inference.
@@ -83,12 +101,16 @@ class OccupancyNetworkBase(nn.Module):
         """
         latent = self.encode(image)
         if points is None:
-            return self._decode_dense(latent, image)
+            return self.decode_dense(latent, image)
         if not candidates:
             return self.decode(latent, image, points), latent.segmentation
         chosen = self._choose(latent, image, points, candidates, uncertain)
         points = points.gather(1, chosen[..., None].expand(-1, -1, 3))
         return self.decode(latent, image, points), latent.segmentation, chosen
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` takes instead of this network."""
+        return ScriptedOccupancyNetwork(self)
 
     def _choose(self, latent: Any, image: Tensor, points: Tensor, candidates: int, uncertain: int) -> Tensor:
         fixed = points.shape[1] - candidates
@@ -99,13 +121,28 @@ class OccupancyNetworkBase(nn.Module):
         always = torch.arange(fixed, device=picked.device).expand(len(picked), -1)
         return torch.cat([always, picked], dim=1)
 
-    def _decode_dense(self, latent: Any, image: Tensor) -> Tensor:
+    def decode_dense(self, latent: Any, image: Tensor) -> Tensor:
+        """Logits `[B, R, H, W, D]` of every voxel of an image, `points_per_chunk` at a time."""
         size = image.shape[2:]
+        if is_exporting():
+            logits = self._scan_chunks(latent, plain_tensor(image))
+            return logits[:, : math.prod(size)].transpose(1, 2).unflatten(2, size)
         chunks = []
         for flat in torch.arange(math.prod(size), device=image.device).split(self.points_per_chunk):
             points = torch.stack(torch.unravel_index(flat, tuple(size)), dim=-1)
             chunks.append(self.decode(latent, image, points.expand(len(image), -1, -1)))
         return torch.cat(chunks, dim=1).transpose(1, 2).reshape(len(image), -1, *size)
+
+    def _scan_chunks(self, latent: Any, image: Tensor) -> Tensor:
+        """The loop over chunks as one operation of a graph, for any number of them: logits `[B, M * chunk, R]`."""
+        from torch._higher_order_ops.scan import scan  # since PyTorch 2.6; nothing but export needs it
+
+        def step(number: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+            return number + 1, self.decode_plainly(latent, image, points.expand(image.shape[0], -1, -1))
+
+        start = torch.zeros((), dtype=torch.int64, device=image.device)
+        _, logits = scan(step, start, grid_points(image, self.points_per_chunk))
+        return logits.movedim(0, 1).flatten(1, 2)
 
 
 def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
@@ -114,9 +151,11 @@ def resize_to_grid(image: Tensor, grid_size: Sequence[int]) -> Tensor:
     For a factor of just 2 this is the trilinear resize of the published code. An image in half precision gives a
     float32 result on a CPU, which averages it row by row: a copy of a whole CT would cost more than all the rest.
     """
+    if is_traced():
+        return resize_plainly(image.float() if image.dtype in _HALVES else image, list(grid_size))
     grid = tuple(grid_size)
     h, w, d = (min(size, wanted) for size, wanted in zip(image.shape[2:], grid, strict=True))
-    if image.is_cpu and image.dtype in (torch.float16, torch.bfloat16):
+    if image.is_cpu and image.dtype in _HALVES:
         rows = image.shape[2]
         # The cells of adaptive pooling.
         slabs = (image[:, :, i * rows // h : -(-(i + 1) * rows // h)].float() for i in range(h))
@@ -147,7 +186,7 @@ def working_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
 
 def plain_tensor(tensor: Tensor) -> Tensor:
     """Strips MONAI's metadata, which costs time at every operation."""
-    return tensor.as_subclass(Tensor)
+    return tensor.as_subclass(Tensor) if isinstance(tensor, MetaTensor) else tensor
 
 
 def item_spacings(image: Tensor) -> Tensor:

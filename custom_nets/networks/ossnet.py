@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from custom_nets.networks.occupancy import (
     OccupancyNetworkBase,
@@ -22,6 +22,8 @@ from custom_nets.networks.ossnet_encoder import Latent, OSSNetEncoder
 from custom_nets.networks.ossnet_folded import FoldedDecoder
 from custom_nets.networks.pade import PadeActivation
 from custom_nets.networks.patches import (
+    LOCAL_START,
+    MID_RANGE_START,
     PATCH_FEATURES,
     PATCH_SIZE,
     gather_local_patches,
@@ -30,6 +32,7 @@ from custom_nets.networks.patches import (
     gather_pooled_windows,
     pool_cells,
 )
+from custom_nets.networks.traced import gather_windows_plainly, is_traced, scale_plainly
 
 
 class Variant(NamedTuple):
@@ -120,6 +123,7 @@ class OSSNet(OccupancyNetworkBase):
                 f"blocks, got {tuple(grid_size)}"
             )
             raise ValueError(msg)
+        self.in_channels = in_channels
         self.variant = VARIANTS[variant]
         self.grid_size = tuple(grid_size)
         self.coordinates = coordinates
@@ -179,7 +183,26 @@ class OSSNet(OccupancyNetworkBase):
             Logits `[B, N, R]`.
         """
         image = plain_tensor(image)
+        if is_traced():
+            return self.decode_plainly(latent, image, points)
         return self.decoder(latent, self.to_coordinates(points, image.shape[2:]), self.gather_patches(image, points))
+
+    def latent_of(self, tensors: Sequence[Tensor]) -> Latent:
+        """The latent that has these tensors."""
+        return Latent(tensors[0], tensors[1] if len(tensors) > 1 else None)
+
+    def decode_plainly(self, latent: Latent, image: Tensor, points: Tensor) -> Tensor:
+        """`decode` in plain operations, see `networks.traced`."""
+        voxel = self.coordinates == "voxel"
+        coordinates = points.float() if voxel else scale_plainly(points, image, 0.0, True)
+        parts = []
+        if self.variant.local_patches:
+            parts.append(gather_windows_plainly(image, points, LOCAL_START, PATCH_SIZE))
+        if self.variant.mid_range_patches:
+            windows = gather_windows_plainly(image, points, MID_RANGE_START, 2 * PATCH_SIZE)
+            pool = nn.functional.max_pool3d if self.mid_range_pooling == "max" else nn.functional.avg_pool3d
+            parts.append(pool(windows.flatten(0, 1), 2).unflatten(0, points.shape[:2]))
+        return self.decoder(latent, coordinates, torch.cat(parts, dim=2) if parts else None)
 
     def bind(self, latent: Latent, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
         """`decode` for one volume, its constants folded, see `OccupancyNetworkBase.bind` and `FoldedDecoder`."""

@@ -10,6 +10,7 @@ from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
 from custom_nets.networks.pade import PadeActivation
+from custom_nets.networks.traced import is_traced
 
 
 class Latent(NamedTuple):
@@ -109,7 +110,7 @@ class OSSNetEncoder(nn.Module):
         Raises:
             ValueError: when a side is shorter than the blocks can halve.
         """
-        if min(volume.shape[2:]) < self.min_size:
+        if not is_traced() and min(volume.shape[2:]) < self.min_size:
             msg = f"the encoder needs at least {self.min_size} voxels a side, got {tuple(volume.shape[2:])}"
             raise ValueError(msg)
         x, outputs = volume, []

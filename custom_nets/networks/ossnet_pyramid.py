@@ -21,6 +21,15 @@ from custom_nets.networks.occupancy import (
 )
 from custom_nets.networks.pyramid_encoder import PyramidEncoder
 from custom_nets.networks.sampling import sample_features, sample_neighbourhoods
+from custom_nets.networks.traced import (
+    gather_windows_plainly,
+    is_traced,
+    reduce_in_mm_plainly,
+    reduce_plainly,
+    sample_plainly,
+    sample_windows_plainly,
+    scale_plainly,
+)
 
 
 class PyramidLatent(NamedTuple):
@@ -101,6 +110,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         if contrast is not None and not (len(contrast) == 2 and contrast[0] < contrast[1]):
             msg = f"contrast must be two intensities, low before high, or None, got {contrast}"
             raise ValueError(msg)
+        self.in_channels = in_channels
         self.contrast = contrast
         self.spacing = spacing
         self.neighbourhood = neighbourhood
@@ -137,8 +147,11 @@ class PyramidOSSNet(OccupancyNetworkBase):
 
         The spacing is read from the affine of a `MetaTensor`; any other tensor counts as 1 mm isotropic.
         """
-        spacing = item_spacings(image).to(image.device, torch.float32)
-        volume = resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
+        return self.encode_spaced(image, item_spacings(image).to(image.device, torch.float32))
+
+    def encode_spaced(self, image: Tensor, spacing: Tensor) -> PyramidLatent:
+        """Likewise, of an image whose voxels have a size `[B, 3]` in mm."""
+        volume = self._reduce_plainly(image, spacing) if is_traced() else self._reduce(image, spacing)
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(self._views(volume.to(next(self.parameters()).dtype), dim=1))
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
@@ -155,6 +168,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
             Logits `[B, N, R]`.
         """
         image, points = plain_tensor(image), plain_tensor(points)
+        if is_traced():
+            return self.decode_plainly(latent, image, points)
         size = image.shape[2:]
         shares = (points.float() + 0.5) / torch.tensor(size, dtype=torch.float32, device=points.device)
         parts = sample_features(latent.features, shares)
@@ -163,6 +178,36 @@ class PyramidOSSNet(OccupancyNetworkBase):
             parts.append(self._views(samples, dim=2).flatten(2))
         parts.append(unit_coordinates(points, size))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
+
+    def latent_of(self, tensors: Sequence[Tensor]) -> PyramidLatent:
+        """The latent that has these tensors."""
+        return PyramidLatent(tuple(tensors[:-2]), *tensors[-2:])
+
+    def decode_plainly(self, latent: PyramidLatent, image: Tensor, points: Tensor) -> Tensor:
+        """`decode` in plain operations, see `networks.traced`."""
+        shares = scale_plainly(points, image, 0.5, False)
+        parts = [sample_plainly(level, shares) for level in latent.features]
+        if self.neighbourhood:
+            step = self._step(latent)
+            if step is None and not points.is_floating_point():
+                samples = gather_windows_plainly(image, points, -(self.neighbourhood // 2), self.neighbourhood)
+            else:
+                one_voxel = torch.ones_like(points[:, 0], dtype=torch.float32)
+                samples = sample_windows_plainly(image, points, one_voxel if step is None else step, self.neighbourhood)
+            parts.append(self._views(samples, dim=2).flatten(2))
+        parts.append(scale_plainly(points, image, 0.0, True))
+        return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
+
+    def _reduce(self, image: Tensor, spacing: Tensor) -> Tensor:
+        """The encoder's view of an image."""
+        return resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
+
+    def _reduce_plainly(self, image: Tensor, spacing: Tensor) -> Tensor:
+        coarsest = 2 ** (self.encoder.num_levels - 1)
+        lengths = [r * coarsest * (self.spacing or 1.0) for r in self.reduction]
+        if self.spacing is None:
+            return reduce_plainly(plain_tensor(image), [round(1000 * length) for length in lengths], coarsest)
+        return reduce_in_mm_plainly(plain_tensor(image), spacing, lengths, coarsest)
 
     def _views(self, values: Tensor, dim: int) -> Tensor:
         """What the network sees of intensities: with `contrast`, twice the channels along `dim`."""

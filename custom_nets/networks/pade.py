@@ -30,6 +30,8 @@ _EAGER_BLOCK = 1 << 15
 
 def _absolute(x: Tensor) -> Tensor:
     """|x| whose slope at zero is +1 (autograd has 0 there), as in the published activation."""
+    if not torch.is_grad_enabled():
+        return x.abs()  # ONNX has no copysign
     return x * torch.copysign(torch.ones_like(x), x)
 
 

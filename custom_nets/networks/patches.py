@@ -15,8 +15,8 @@ PATCH_SIZE = 7  # voxels a side, of the local and of the pooled mid-range patch
 PATCH_FEATURES = PATCH_SIZE**3
 
 # First voxel of the window, relative to the point (OSS-Net, section 3.3): local i-3..i+3, mid-range i-7..i+6.
-_LOCAL_START = -3
-_MID_RANGE_START = -7
+LOCAL_START = -3
+MID_RANGE_START = -7
 
 
 def gather_local_patches(image: Tensor, points: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def gather_local_patches(image: Tensor, points: Tensor) -> Tensor:
 
 def gather_local_windows(image: Tensor, points: Tensor) -> Tensor:
     """Gathers local patches `[N, C, 7, 7, 7]` of voxels `[N, 3]` of one image `[C, H, W, D]`."""
-    return gather_window(image, points, _LOCAL_START)
+    return gather_window(image, points, LOCAL_START)
 
 
 def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean") -> Tensor:
@@ -76,7 +76,7 @@ def pool_cells(image: Tensor, pooling: str = "mean") -> Tensor:
 
 def gather_pooled_windows(pooled: Tensor, points: Tensor) -> Tensor:
     """Gathers mid-range patches `[N, C, 7, 7, 7]` of voxels `[N, 3]` from what `pool_cells` made of the image."""
-    return gather_window(pooled, points, _MID_RANGE_START + 1, stride=2)
+    return gather_window(pooled, points, MID_RANGE_START + 1, stride=2)
 
 
 def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, size: int = PATCH_SIZE) -> Tensor:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 
-from custom_nets.errors import InputError
 from custom_nets.inferers.memory import estimate_memory
+from custom_nets.zoo.bundle_config import check_shape, read_bundle
 
 _MULTIPLE = 8  # sides that convolutional networks take
 
@@ -32,21 +29,10 @@ def estimate_bundle_memory(
     Raises:
         InputError: when the folder is no bundle, a config is missing, or the shape is none.
     """
-    folder = Path(bundle) / "configs"
-    files = [folder / f"{name}.json" for name in ("metadata", "inference", *configs)]
-    for file in files:
-        if not file.is_file():
-            msg = f"{file}: there is no such file; expected the folder of a bundle, and names of its configs"
-            raise InputError(msg)
-    if len(tuple(shape)) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
-        msg = f"shape is {shape}; expected three numbers of voxels, such as --shape 240 240 155"
-        raise InputError(msg)
-    metadata = json.loads(files[0].read_text(encoding="utf-8"))
-    channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files[1:]])
+    parser, channels = read_bundle(bundle, configs, keys)
+    check_shape(shape)
     target = torch.device(device)
-    parser.update({**(keys or {}), "device": target})
+    parser.update({"device": target})
     network = parser.get_parsed_content("network_def")
     half = bool(parser.get_parsed_content("amp")) and target.type == "cuda"
     if hasattr(network, "encode"):
