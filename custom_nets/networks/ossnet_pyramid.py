@@ -147,11 +147,17 @@ class PyramidOSSNet(OccupancyNetworkBase):
 
         The spacing is read from the affine of a `MetaTensor`; any other tensor counts as 1 mm isotropic.
         """
-        return self.encode_spaced(image, item_spacings(image).to(image.device, torch.float32))
+        spacing = item_spacings(image).to(image.device, torch.float32)
+        # A tracer is given no affine, and sizes in mm that are known: a graph without the spacing counts in voxels.
+        return self._encode(self._reduce_plainly(image) if is_traced() else self._reduce(image, spacing), spacing)
 
     def encode_spaced(self, image: Tensor, spacing: Tensor) -> PyramidLatent:
         """Likewise, of an image whose voxels have a size `[B, 3]` in mm."""
-        volume = self._reduce_plainly(image, spacing) if is_traced() else self._reduce(image, spacing)
+        return self._encode(
+            self._reduce_plainly(image, spacing) if is_traced() else self._reduce(image, spacing), spacing
+        )
+
+    def _encode(self, volume: Tensor, spacing: Tensor) -> PyramidLatent:
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(self._views(volume.to(next(self.parameters()).dtype), dim=1))
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
@@ -202,10 +208,10 @@ class PyramidOSSNet(OccupancyNetworkBase):
         """The encoder's view of an image."""
         return resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
 
-    def _reduce_plainly(self, image: Tensor, spacing: Tensor) -> Tensor:
+    def _reduce_plainly(self, image: Tensor, spacing: Tensor | None = None) -> Tensor:
         coarsest = 2 ** (self.encoder.num_levels - 1)
         lengths = [r * coarsest * (self.spacing or 1.0) for r in self.reduction]
-        if self.spacing is None:
+        if self.spacing is None or spacing is None:
             return reduce_plainly(plain_tensor(image), [round(1000 * length) for length in lengths], coarsest)
         return reduce_in_mm_plainly(plain_tensor(image), spacing, lengths, coarsest)
 

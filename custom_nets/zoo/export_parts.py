@@ -44,7 +44,7 @@ def export_parts(network: nn.Module, in_channels: int, multiple: int) -> list[Pa
     """Divides a network: an occupancy network into encoder, decoder and the dense whole, others not at all.
 
     Args:
-        network: in evaluation.
+        network: set to evaluation.
         in_channels: channels C of its image.
         multiple: what sides of its image must be multiples of.
     """
@@ -73,11 +73,14 @@ def export_parts(network: nn.Module, in_channels: int, multiple: int) -> list[Pa
     point_axes = {name: _latent_axes(name, tensor) for name, tensor in _read_by_the_decoder(network, latent).items()}
     point_axes |= axes | {"points": {0: "B", 1: "N"}}
     names = [name for name in latent if name != "spacing"]  # which is given, not found
-    return [
+    parts = [
         Part("encoder", _Encoder(network, names), draw_scan, names, scan_axes),
         Part("decoder", _Decoder(network, list(latent), list(point_axes)), draw_points, ["logits"], point_axes),
         Part("network", _Dense(network), draw_scan, ["logits"], scan_axes, whole=network),
     ]
+    for part in parts:
+        part.module.eval()
+    return parts
 
 
 def _image_axes() -> dict[int, str]:

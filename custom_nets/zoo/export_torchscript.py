@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from monai.networks.utils import eval_mode
 from torch import Tensor
 
 from custom_nets.zoo.export_parts import Part
@@ -38,5 +37,5 @@ def _script(part: Part, size: Sequence[int]) -> torch.jit.ScriptModule:
     if part.whole is not None:
         return torch.jit.script(part.whole)
     inputs = part.draw(size, 1)
-    with eval_mode(part.module):
+    with torch.no_grad():
         return torch.jit.trace(part.module, tuple(inputs.values()), check_trace=False)

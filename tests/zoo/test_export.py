@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 TINY = {
     "nvnet_brats": {"init_filters": 8, "crop_size": [16, 16, 16]},
     "ossnet_brats": {"channels": [8, 8], "hidden_features": 16},
-    "ossnet_lits": {"channels": [8, 8], "hidden_features": 16},
+    "ossnet_lits": {"channels": [16, 16], "hidden_features": 16},
 }
 VARIANT = {"grid_size": [48, 48, 48], "hidden_features": 16}
 SHAPE = (16, 24, 16)
@@ -104,7 +104,7 @@ def test_a_file_that_differs_is_refused_and_not_kept(tmp_path):
 def test_the_table_names_inputs_and_their_axes(tmp_path):
     table = format_exports(export("ossnet_lits", tmp_path, "torchscript"))
     assert "image [B, 1, H, W, D]; spacing [B, 3]" in table
-    assert "features_1 [B, h1, w1, d1, 8]" in table
+    assert "features_1 [B, h1, w1, d1, 16]" in table
     assert "points [B, N, 3]" in table
 
 
