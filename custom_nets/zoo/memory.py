@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from custom_nets.inferers.memory import estimate_memory
+from custom_nets.networks.occupancy import OccupancyNetworkBase
 from custom_nets.zoo.bundle_config import check_shape, read_bundle
 
 _MULTIPLE = 8  # sides that convolutional networks take
@@ -35,7 +36,7 @@ def estimate_bundle_memory(
     parser.update({"device": target})
     network = parser.get_parsed_content("network_def")
     half = bool(parser.get_parsed_content("amp")) and target.type == "cuda"
-    if hasattr(network, "encode"):
+    if isinstance(network, OccupancyNetworkBase):
         inferer = parser.get_parsed_content("inferer")
         # Liver CT stays in half precision, see the bundle's preprocessing.
         dtype = torch.float16 if "WindowHounsfieldd" in str(parser["preprocessing"]) else torch.float32
