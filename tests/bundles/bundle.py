@@ -50,7 +50,7 @@ def command(
         [sys.executable, *launcher, "monai.bundle", "run", *run_id, *arguments],
         cwd=cwd,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )

@@ -143,6 +143,14 @@ def test_two_processes_train_and_save_what_they_validated(
     assert summary["mean"]["dice"]["mean"] == pytest.approx(log[-1]["val_dice"], abs=1e-6)
 
 
+def two_torchruns(configs: list[str], keys: dict) -> list:
+    """Two launchers with a process each, as two machines have them."""
+    endpoint = f"--rdzv_endpoint=localhost:{free_port()}"
+    options = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", endpoint, "--rdzv_id=7")
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda _: torchrun("training", configs, keys, options), range(2)))
+
+
 @pytest.mark.slow
 def test_two_machines_train(data_of, tmp_path):
     """Two torchruns that find each other; parameters that no loss reaches, and a process that has none to validate."""
@@ -150,10 +158,12 @@ def test_two_machines_train(data_of, tmp_path):
     keys = {**SMALLEST[bundle.name], **LOADERS, "dataset_dir": str(data_of[bundle.name]), "auxiliary_weight": 0}
     keys |= {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path), "validation": 1, "val_interval": 1}
     keys |= {"epochs": 1}
-    meeting = ("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{free_port()}")
     configs = bundle.config("train", "multi_gpu_train")
-    with ThreadPoolExecutor(2) as pool:
-        runs = list(pool.map(lambda _: torchrun("training", configs, keys, (*meeting, "--rdzv_id=7")), range(2)))
+    runs = two_torchruns(configs, keys)
+    if any("RendezvousConnectionError" in done.stderr for done in runs):
+        # A launcher that ends first may take the meeting place from the other, once in some twenty times.
+        (tmp_path / "training.jsonl").unlink(missing_ok=True)
+        runs = two_torchruns(configs, keys)
     assert [done.returncode for done in runs] == [0, 0], "\n".join(done.stderr for done in runs)
     entries = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert [(entry["iteration"], "val_dice" in entry) for entry in entries] == [(2, True)]

@@ -118,7 +118,12 @@ def test_another_process_finds_the_same_hashes(capsys, monkeypatch):
     ours = capsys.readouterr().out.strip()
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     done = subprocess.run(
-        [sys.executable, "-c", BUNDLE], capture_output=True, text=True, check=True, env=environment, cwd=REPOSITORY
+        [sys.executable, "-c", BUNDLE],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+        env=environment,
+        cwd=REPOSITORY,
     )
     assert done.stdout.strip().splitlines()[-1] == ours
 

@@ -41,7 +41,7 @@ class Server:
 
     def _run(self, *arguments: str) -> None:
         command = [str(self.commands / "monailabel"), *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=self.environment, capture_output=True, encoding="utf-8", check=False)
         assert done.returncode == 0, done.stderr
 
     def __enter__(self) -> Server:

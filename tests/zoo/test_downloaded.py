@@ -67,7 +67,12 @@ def downloaded(release, tmp_path_factory) -> Path:
 def run(python: str, cwd: Path, *arguments: str) -> None:
     environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [python, "-W", "ignore", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [python, "-W", "ignore", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
