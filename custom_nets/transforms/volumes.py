@@ -13,15 +13,15 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
-from monai.utils import convert_to_numpy
+from monai.utils import convert_to_numpy, convert_to_tensor
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
-from torch import Tensor
 
 from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
 from custom_nets.transforms.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
 from custom_nets.transforms.regions import check_names, get_scheme
+from custom_nets.transforms.slabs import split_slabs
 
 
 def voxel_millilitres(affine: NdarrayOrTensor) -> float:
@@ -172,9 +172,10 @@ class RegionVolumesd(MapTransform):
         for key in self.key_iterator(item):
             scheme = get_scheme(item[self.scheme_key]) if item.get(self.scheme_key) else self.scheme
             unit = voxel_millilitres(item[key].affine)
-            counts = [
-                int((channel > self.threshold).sum()) for channel in torch.as_tensor(item[key]).as_subclass(Tensor)
-            ]
+            regions = convert_to_tensor(item[key], track_meta=False)
+            # Slab by slab: PyTorch sums truth values as int64, eight bytes a voxel.
+            parts = [torch.count_nonzero(slab > self.threshold, dim=(1, 2, 3)) for slab in split_slabs(regions)]
+            counts = torch.stack(parts).sum(0).tolist()
             item["result"] = {
                 "volumes_ml": {name: round(n * unit, 6) for name, n in zip(self.regions, counts, strict=True)},
                 "label_numbers": {region.name: region.written for region in scheme.regions[: len(counts)]},
