@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -96,10 +97,15 @@ def _plot(path: Path, title: str, names: Sequence[str], values: Sequence[float],
     figure_module, found = optional_import("matplotlib.figure")
     if not found:
         return
-    figure = figure_module.Figure(figsize=(8, 0.6 + 0.5 * len(names)), layout="constrained")
+    figure = figure_module.Figure(
+        figsize=(8, 0.8 + (0.5 if len(names) < 20 else 0.2) * len(names)), layout="constrained"
+    )
     axes = figure.subplots()
     axes.barh(list(names)[::-1], list(values)[::-1], color="#56B4E9")
+    if min(values) > 0 and max(values) > 100 * min(values):
+        axes.set_xscale("log")
+    axes.margins(y=0.5 / len(names))
     axes.set_xlabel(label)
-    axes.set_title(title, fontsize=9)
+    figure.suptitle(textwrap.fill(title, 110), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

@@ -128,6 +128,11 @@ def plot(path: str, rows: list[dict[str, Any]]) -> None:
         axes.loglog(*zip(*own, strict=True), marker="o", label=name)
     sides = sorted({int(row["size"].split("x")[0]) for row in rows})
     axes.set_xticks(sides, [f"{side}³" for side in sides], minor=False)
+    low, high = (bound(row["peak GB"] for row in rows) for bound in (min, max))
+    axes.set_yticks(
+        ticks := [2.0**power for power in range(-6, 9) if low / 2 <= 2.0**power <= 2 * high],
+        [f"{tick:g}" for tick in ticks],
+    )
     axes.minorticks_off()
     axes.set_xlabel("voxels of the image")
     axes.set_ylabel("peak memory of a training step, GB")
