@@ -1,12 +1,16 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and reading JSON objects."""
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from custom_nets.errors import InputError
 
 
 @contextmanager
@@ -26,3 +30,25 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def parse_json_object(text: str | bytes, place: object, advice: str) -> dict[str, Any]:
+    """Returns the JSON object that a text holds.
+
+    Args:
+        text: what was read.
+        place: file or address that a message names.
+        advice: what the person should do, the end of the message.
+
+    Raises:
+        InputError: when the text is no JSON, or no object.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        msg = f"{place}: cannot be read as JSON ({error}); {advice}"
+        raise InputError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{place}: expected a JSON object, found a {type(content).__name__}; {advice}"
+        raise InputError(msg)
+    return content

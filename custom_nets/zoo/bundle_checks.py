@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -16,8 +15,8 @@ from monai.utils import BundleProperty, BundlePropertyConfig
 
 from custom_nets.errors import InputError
 from custom_nets.weights import load_weights
+from custom_nets.zoo.bundle_config import METADATA, read_metadata
 
-METADATA = "configs/metadata.json"
 WEIGHTS = "models/model.pt"
 FILES = (
     *(f"configs/{name}" for name in ("train.json", "evaluate.json", "inference.json", "logging.conf")),
@@ -59,27 +58,6 @@ def bundle_faults(bundle: Path, untrained: bool = False) -> list[str]:
     if not faults:  # only a network that agrees with its description can be asked about weights
         faults += _weight_faults(bundle, configs["inference"], untrained)
     return faults
-
-
-def read_metadata(bundle: Path) -> dict[str, Any]:
-    """Returns the content of a bundle's metadata.json.
-
-    Raises:
-        InputError: when there is none, or it is no JSON object.
-    """
-    file = bundle / METADATA
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        msg = f"{file}: there is no such file; expected the folder of a bundle"
-        raise InputError(msg) from error
-    except (OSError, ValueError) as error:
-        msg = f"{file}: cannot be read as JSON ({error}); correct it, or fetch the bundle again"
-        raise InputError(msg) from error
-    if not isinstance(content, dict):
-        msg = f"{file}: expected a JSON object, found a {type(content).__name__}"
-        raise InputError(msg)
-    return content
 
 
 def _metadata_faults(metadata: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,22 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from custom_nets.errors import InputError
+from custom_nets.files import parse_json_object
+
+METADATA = "configs/metadata.json"
+
+
+def read_metadata(bundle: str | Path) -> dict[str, Any]:
+    """Returns the content of a bundle's metadata.json.
+
+    Raises:
+        InputError: when there is none, or it is no JSON object.
+    """
+    file = Path(bundle) / METADATA
+    if not file.is_file():
+        msg = f"{file}: there is no such file; expected the folder of a bundle"
+        raise InputError(msg)
+    return parse_json_object(file.read_bytes(), file, "correct it, or fetch the bundle again")
 
 
 def read_bundle(
@@ -28,15 +43,14 @@ def read_bundle(
     Raises:
         InputError: when the folder is no bundle, or a config is missing.
     """
-    folder = Path(bundle) / "configs"
-    files = [folder / f"{name}.json" for name in ("metadata", "inference", *configs)]
+    metadata = read_metadata(bundle)
+    files = [Path(bundle) / "configs" / f"{name}.json" for name in ("inference", *configs)]
     for file in files:
         if not file.is_file():
             msg = f"{file}: there is no such file; expected the folder of a bundle, and names of its configs"
             raise InputError(msg)
-    metadata = json.loads(files[0].read_text(encoding="utf-8"))
     parser = ConfigParser()
-    parser.read_config([str(file) for file in files[1:]])
+    parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(bundle), **(keys or {})})
     return parser, metadata["network_data_format"]["inputs"]["image"]["num_channels"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import stat
 import tempfile
 import urllib.request
@@ -17,7 +16,8 @@ from monai.apps.utils import HashCheckError, download_url
 from packaging.version import InvalidVersion, Version
 
 from custom_nets.errors import InputError
-from custom_nets.zoo.bundle_checks import METADATA, read_metadata
+from custom_nets.files import parse_json_object
+from custom_nets.zoo.bundle_config import METADATA, read_metadata
 from custom_nets.zoo.packing import CHECKSUMS, MODEL_INFO
 
 GITHUB_INFO = "https://raw.githubusercontent.com/{owner}/{name}/{tag}/"
@@ -84,17 +84,14 @@ def _addresses(source: str, repo: str | None) -> tuple[str, str]:
     return address, address
 
 
-def _read_table(address: str) -> dict[str, dict[str, str]]:
+def _read_table(address: str) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
-            table = json.load(answer)
-    except (OSError, ValueError) as error:
+            text = answer.read()
+    except OSError as error:
         msg = f"{address}: cannot be read ({error}); check the network, and that --source names a release"
         raise InputError(msg) from error
-    if not isinstance(table, dict):
-        msg = f"{address}: expected a JSON object, found a {type(table).__name__}; give the address of a release"
-        raise InputError(msg)
-    return table
+    return parse_json_object(text, address, "give the address of a release")
 
 
 def _choose(name: str, version: str | None, table: dict[str, Any], address: str) -> tuple[str, str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import custom_nets
 from custom_nets.errors import InputError
-from custom_nets.files import atomic_file
-from custom_nets.zoo.bundle_checks import bundle_faults, read_metadata
+from custom_nets.files import atomic_file, parse_json_object
+from custom_nets.zoo.bundle_checks import bundle_faults
+from custom_nets.zoo.bundle_config import read_metadata
 
 CHECKSUMS = "SHA256SUMS"
 """File in every packed bundle, as `sha256sum --check` reads it."""
@@ -72,7 +73,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def _enter(archive: Path, entry: str, url: str) -> None:
     """Adds the zip to the release's table of contents, beside what is there."""
     table = archive.parent / MODEL_INFO
-    known = json.loads(table.read_text(encoding="utf-8")) if table.is_file() else {}
+    known = parse_json_object(table.read_bytes(), table, "delete it, and pack all bundles") if table.is_file() else {}
     data = archive.read_bytes()
     known[entry] = {
         "checksum": hashlib.sha1(data, usedforsecurity=False).hexdigest(),  # what MONAI's releases have
