@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from ignite.engine import Events
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
@@ -29,7 +30,7 @@ def distribute(network: nn.Module) -> DistributedDataParallel:
     return DistributedDataParallel(network, static_graph=True)
 
 
-def share_cases(dataset: Dataset) -> range:
+def share_cases(dataset: Dataset) -> list[int]:
     """Returns the indices of this process's share: every case is in one share, which may be empty.
 
     Shares follow each other in the order of the ranks, so that what is gathered rank by rank has the order of the data
@@ -46,10 +47,7 @@ def share_cases(dataset: Dataset) -> range:
     if any(others != names for others in gather_items([names])):
         msg = "the processes of this job see different cases; dataset_dir must be the same folder on every machine"
         raise InputError(msg)
-    size, more = divmod(len(names), distributed.get_world_size())
-    rank = distributed.get_rank()
-    start = rank * size + min(rank, more)
-    return range(start, start + size + (rank < more))
+    return np.array_split(range(len(names)), distributed.get_world_size())[distributed.get_rank()].tolist()
 
 
 class RankEvaluator(SupervisedEvaluator):

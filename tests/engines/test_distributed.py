@@ -1,5 +1,7 @@
 """Several processes: every case once, whatever their number, and the scores of one process."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
@@ -45,7 +47,7 @@ def test_processes_with_different_cases_are_told():
     run_ranks(2, work)
 
 
-def evaluator(cases: Dataset, share: range, network: torch.nn.Module) -> RankEvaluator:
+def evaluator(cases: Dataset, share: Sequence[int], network: torch.nn.Module) -> RankEvaluator:
     metric = IgniteMetricHandler(metric_fn=RegionDice(), output_transform=from_engine(["pred", "label"]))
     return RankEvaluator(
         device=torch.device("cpu"),
