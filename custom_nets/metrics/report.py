@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from monai.data import decollate_batch
 from monai.utils import convert_to_numpy, optional_import
 
@@ -18,7 +17,7 @@ from custom_nets.errors import InputError
 from custom_nets.files import atomic_file
 from custom_nets.ranks import gather_items
 from custom_nets.transforms.meshes import case_and_affine
-from custom_nets.transforms.volumes import voxel_millilitres
+from custom_nets.transforms.volumes import region_millilitres
 
 if TYPE_CHECKING:
     from ignite.engine import Engine, Events
@@ -185,12 +184,8 @@ class SaveCaseMetrics:
             item: dict[Any, Any] = {**read, **made}
             case, affine = case_and_affine(item, self.label_key, self.regions, self.case_key)
             label, prediction = item[self.label_key], item[self.pred_key]
-            unit = voxel_millilitres(affine)
-            self._measured.append(_Measured(case, *(self._millilitres(part, unit) for part in (label, prediction))))
-
-    @staticmethod
-    def _millilitres(regions: torch.Tensor, unit: float) -> list[float]:
-        return ((regions.as_subclass(torch.Tensor) > 0.5).flatten(1).sum(dim=1).double() * unit).tolist()
+            volumes = (region_millilitres(part, affine) for part in (label, prediction))
+            self._measured.append(_Measured(case, *volumes))
 
     def _write(self, engine: Engine) -> None:
         # Every rank takes part in gathering, in the order in which the metrics gather: rank by rank.

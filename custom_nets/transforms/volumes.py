@@ -13,7 +13,7 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
-from monai.utils import convert_to_numpy, convert_to_tensor
+from monai.utils import convert_to_numpy
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
@@ -32,6 +32,19 @@ def voxel_millilitres(affine: NdarrayOrTensor) -> float:
     """
     matrix = convert_to_numpy(affine).astype(np.float64)
     return float(abs(np.linalg.det(matrix[:3, :3]))) / 1000
+
+
+def region_millilitres(regions: torch.Tensor, affine: NdarrayOrTensor, threshold: float = 0.5) -> list[float]:
+    """Returns the volume of each region, the voxels above the threshold.
+
+    Args:
+        regions: probabilities or binary `[R, H, W, D]`.
+        affine: voxel indices to millimetres `[4, 4]`.
+        threshold: a region holds the voxels above it.
+    """
+    # Slab by slab: PyTorch sums truth values as int64, eight bytes a voxel.
+    parts = [torch.count_nonzero(slab > threshold, dim=(1, 2, 3)) for slab in split_slabs(regions)]
+    return (torch.stack(parts).sum(0).double() * voxel_millilitres(affine)).tolist()
 
 
 def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,14 +184,10 @@ class RegionVolumesd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             scheme = get_scheme(item[self.scheme_key]) if item.get(self.scheme_key) else self.scheme
-            unit = voxel_millilitres(item[key].affine)
-            regions = convert_to_tensor(item[key], track_meta=False)
-            # Slab by slab: PyTorch sums truth values as int64, eight bytes a voxel.
-            parts = [torch.count_nonzero(slab > self.threshold, dim=(1, 2, 3)) for slab in split_slabs(regions)]
-            counts = torch.stack(parts).sum(0).tolist()
+            volumes = region_millilitres(item[key], item[key].affine, self.threshold)
             item["result"] = {
-                "volumes_ml": {name: round(n * unit, 6) for name, n in zip(self.regions, counts, strict=True)},
-                "label_numbers": {region.name: region.written for region in scheme.regions[: len(counts)]},
+                "volumes_ml": {name: round(ml, 6) for name, ml in zip(self.regions, volumes, strict=True)},
+                "label_numbers": {region.name: region.written for region in scheme.regions[: len(volumes)]},
             }
         return item
 
