@@ -31,7 +31,7 @@ def not_compiled(function: Callable[[], Any]) -> Callable[[], Any]:
     """Runs a function as where nothing can be compiled."""
 
     def run() -> None:
-        kernels = pade_module._kernels("cuda" if torch.cuda.is_available() else "cpu")
+        kernels = pade_module._kernels("cuda" if torch.cuda.is_available() else "cpu", True)
         works, kernels.works = kernels.works, False
         function()
         kernels.works = works

@@ -40,7 +40,7 @@ def biased_pade_(x: Tensor, bias: Tensor, numerator: Tensor, denominator: Tensor
 
 
 @cache
-def _kernel(device_type: str, compiled: bool = True) -> _Kernel:
+def _kernel(device_type: str, compiled: bool) -> _Kernel:
     if not (compiled and has_kernels(device_type)):
         return _plain_in_blocks
     if device_type == "cuda":

@@ -107,9 +107,12 @@ class _Kernels:
 
     def __init__(self, device_type: str, compiled: bool) -> None:
         self.works = compiled and has_kernels(device_type)
-        if device_type == "cuda" and self.works:
+        self._forward, self._backward, self._least = _eager_forward, _eager_backward, 1
+        if not self.works:  # then PyTorch's compiler is not even imported
+            return
+        if device_type == "cuda":
             triton_pade = import_module("custom_nets.networks.triton_pade")
-            self._forward, self._backward, self._least = triton_pade.pade_forward, triton_pade.pade_backward, 1
+            self._forward, self._backward = triton_pade.pade_forward, triton_pade.pade_backward
         else:
             # Sizes differ from layer to layer and from chunk to chunk: one dynamic kernel serves all.
             self._forward = torch.compile(_pade_forward, dynamic=True)
@@ -153,7 +156,7 @@ def has_kernels(device_type: str) -> bool:
 
 
 @cache
-def _kernels(device_type: str, compiled: bool = True) -> _Kernels:
+def _kernels(device_type: str, compiled: bool) -> _Kernels:
     return _Kernels(device_type, compiled)
 
 

@@ -95,13 +95,13 @@ def test_scripted_equals_eager():
 
 
 def test_compiled_kernels_equal_the_eager_form(monkeypatch):
-    kernels = pade_module._kernels("cpu")
+    kernels = pade_module._kernels("cpu", True)
     if not kernels.works:
         pytest.skip("no compiler here")
     activation = PadeActivation()
     results = []
-    for compile_from in (0, 1 << 60):
-        monkeypatch.setattr(pade_module, "_COMPILE_FROM", compile_from)
+    for least in (0, 1 << 60):
+        monkeypatch.setattr(kernels, "_least", least)
         activation.zero_grad()
         x = torch.linspace(-4, 4, 3 * 5 * 7).reshape(3, 5, 7).requires_grad_()
         y = activation(x)
@@ -179,7 +179,7 @@ def test_triton_kernels_equal_the_eager_form(dtype, size):
     denominator = torch.tensor(pade_module.LEAKY_RELU_DENOMINATOR, device="cuda") * torch.tensor(
         [1.0, -1, 1, -1], device="cuda"
     )
-    kernels = pade_module._kernels("cuda")
+    kernels = pade_module._kernels("cuda", True)
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
     expected = pade_module._eager_forward(x, numerator, denominator)
     torch.testing.assert_close(kernels.forward(x, numerator, denominator), expected, **tolerance)
@@ -198,7 +198,7 @@ def test_the_sign_of_zero_counts_on_a_gpu():
     numerator = torch.tensor(pade_module.LEAKY_RELU_NUMERATOR, device="cuda")
     denominator = torch.tensor(pade_module.LEAKY_RELU_DENOMINATOR, device="cuda")
     zeros, ones = torch.tensor([0.0, -0.0], device="cuda"), torch.ones(2, device="cuda")
-    found = pade_module._kernels("cuda").backward(ones, zeros, numerator, denominator)[0]
+    found = pade_module._kernels("cuda", True).backward(ones, zeros, numerator, denominator)[0]
     expected = pade_module._eager_backward(ones, zeros, numerator, denominator)[0]
     torch.testing.assert_close(found, expected)
     assert found[0] != found[1]
