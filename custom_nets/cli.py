@@ -195,8 +195,7 @@ def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (
     from custom_nets.zoo import estimate_bundle_memory
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    names = [configs] if isinstance(configs, str) else list(configs)
-    parts = estimate_bundle_memory(bundle, shape, device, names, keys)
+    parts = estimate_bundle_memory(bundle, shape, device, configs, keys)
     peak = parts.pop("peak")
     print("".join(f"{name:<10}{size:8.2f} GiB\n" for name, size in parts.items()) + f"{'peak':<10}{peak:8.2f} GiB")
     beside = "workspaces of its convolutions" if device.startswith("cuda") else "Python and PyTorch (about 0.4 GiB)"
@@ -261,9 +260,8 @@ def export(
     """
     from custom_nets.zoo import export_bundle, format_exports
 
-    names = [configs] if isinstance(configs, str) else list(configs)
     sizes = {} if shape is None else {"shape": shape}
-    files = export_bundle(bundle, out, format, names, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
+    files = export_bundle(bundle, out, format, configs, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
     print(format_exports(files))
 
 

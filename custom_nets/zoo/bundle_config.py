@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
 from custom_nets.errors import InputError
 from custom_nets.files import parse_json_object
@@ -28,13 +29,13 @@ def read_metadata(bundle: str | Path) -> dict[str, Any]:
 
 
 def read_bundle(
-    bundle: str | Path, configs: Sequence[str] = (), keys: dict[str, Any] | None = None
+    bundle: str | Path, configs: str | Sequence[str] = (), keys: dict[str, Any] | None = None
 ) -> tuple[ConfigParser, int]:
     """Reads what a run of a bundle's inference would.
 
     Args:
         bundle: its folder.
-        configs: names of config files after inference.json, such as `variant`.
+        configs: names of config files after inference.json, such as `variant`; one or several.
         keys: of the configs, as on the command line of a run.
 
     Returns:
@@ -44,7 +45,7 @@ def read_bundle(
         InputError: when the folder is no bundle, or a config is missing.
     """
     metadata = read_metadata(bundle)
-    files = [Path(bundle) / "configs" / f"{name}.json" for name in ("inference", *configs)]
+    files = [Path(bundle) / "configs" / f"{name}.json" for name in ("inference", *ensure_tuple(configs))]
     for file in files:
         if not file.is_file():
             msg = f"{file}: there is no such file; expected the folder of a bundle, and names of its configs"

@@ -58,7 +58,7 @@ def export_bundle(
     bundle: str | Path,
     output: str | Path,
     file_format: str = "onnx",
-    configs: Sequence[str] = (),
+    configs: str | Sequence[str] = (),
     shape: Sequence[int] = DEFAULT_SHAPE,
     dynamic: bool = True,
     untrained: bool = False,

@@ -16,7 +16,11 @@ _MULTIPLE = 8  # sides that convolutional networks take
 
 
 def estimate_bundle_memory(
-    bundle: str, shape: Sequence[int], device: str, configs: Sequence[str] = (), keys: dict[str, Any] | None = None
+    bundle: str,
+    shape: Sequence[int],
+    device: str,
+    configs: str | Sequence[str] = (),
+    keys: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Estimates the peak of a bundle's inference by part, see `inferers.memory.estimate_memory`.
 
