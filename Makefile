@@ -16,6 +16,7 @@ READY  := $(VENV)/.ready
 LABEL  := .venv-label
 LABEL_READY := $(LABEL)/.ready
 CONFIG := bundles/$(BUNDLE)/configs
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
 # of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are asked
@@ -59,8 +60,8 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "error: Python 3.10 or newer is needed; give one with make PYTHON=python3.11 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# torch first: a later package would otherwise choose a build of its own
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[outputs,dev]"
+	@$(BIN)/python $(INSTALL) torch
+	@$(BIN)/python $(INSTALL) -e ".[outputs,dev]"
 	@touch $@
 
 demo: $(READY)
@@ -110,9 +111,9 @@ test-label: $(READY) $(LABEL_READY)
 $(LABEL_READY): tests/label/requirements.txt tests/label/torchvision_operators.py constraints.txt
 	@echo "== setting up $(LABEL) (once)"
 	@test -x $(LABEL)/bin/python || $(PYTHON) -m venv $(LABEL)
-	@$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	@$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/label/requirements.txt
-	@$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	@$(LABEL)/bin/python $(INSTALL) torch
+	@$(LABEL)/bin/python $(INSTALL) -r tests/label/requirements.txt
+	@$(LABEL)/bin/python $(INSTALL) --no-deps \
 		monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
 	@site=$$($(LABEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 		&& cp tests/label/torchvision_operators.py $$site && echo "import torchvision_operators" > $$site/torchvision_operators.pth
@@ -130,7 +131,7 @@ bench: $(READY)
 	@for name in query_counts patches pade training_step end_to_end; do echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 bench-accuracy: $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@$(BIN)/python $(INSTALL) -e ".[bench]"
 	@for script in "cohort.py --seed 1 --test 16" surface_error.py memory.py accuracy.py ablation.py; do \
 		echo "-- $$script"; $(BIN)/python benchmarks/$$script || exit 1; done
 
