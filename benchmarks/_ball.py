@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from custom_nets.networks import OSSNet, PyramidOSSNet
-from custom_nets.networks.occupancy import OccupancyNetworkBase
-from custom_nets.networks.ossnet import PUBLISHED
+from custom_nets.networks.base import OccupancyNetworkBase
+from custom_nets.networks.ossnet.network import PUBLISHED
 
 _NEGLIGIBLE = 1e-6
 _SURE = 6.0

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from custom_nets.networks.occupancy import plain_tensor
+from custom_nets.networks.base import plain_tensor
 from custom_nets.transforms import LabelsToRegions
 
 

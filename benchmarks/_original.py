@@ -14,7 +14,7 @@ from _ball import BallNetwork
 from torch import Tensor, nn
 
 from custom_nets.networks import OSSNet, PadeActivation
-from custom_nets.networks.patches import PatchConvolution, _gather_masked
+from custom_nets.networks.ossnet.patches import PatchConvolution, _gather_masked
 
 CHUNK = 2**14
 

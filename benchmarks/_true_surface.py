@@ -13,13 +13,13 @@ from _mesh_distance import Mesh
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from custom_nets.data import phantom_lesions
-from custom_nets.data.phantom_anatomy import Head
-from custom_nets.data.phantom_lesions import Lesion, displace, grow_tumour, place_lesions
-from custom_nets.data.phantom_styles import get_style
-from custom_nets.data.phantom_tissues import BrainGrid, grow_tissues
-from custom_nets.data.smooth_fields import FloatArray
-from custom_nets.transforms.meshes import bounding_box
+from custom_nets.tools.phantoms import brain_lesions as phantom_lesions
+from custom_nets.tools.phantoms.brain_anatomy import Head
+from custom_nets.tools.phantoms.brain_lesions import Lesion, displace, grow_tumour, place_lesions
+from custom_nets.tools.phantoms.brain_styles import get_style
+from custom_nets.tools.phantoms.brain_tissues import BrainGrid, grow_tissues
+from custom_nets.tools.phantoms.smooth_fields import FloatArray
+from custom_nets.transforms.saving.meshes import bounding_box
 
 
 class ShiftedGrid(BrainGrid):

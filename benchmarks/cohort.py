@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from custom_nets.data import brain_phantom, phantoms
-from custom_nets.data.phantom_anatomy import FIELD_OF_VIEW
-from custom_nets.files import atomic_file
+from custom_nets.io.files import atomic_file
 from custom_nets.metrics.regions import compute_region_dice
+from custom_nets.tools import brain_phantom
+from custom_nets.tools.phantoms import brain as phantoms
+from custom_nets.tools.phantoms.brain_anatomy import FIELD_OF_VIEW
 from custom_nets.transforms import LabelsToRegionsd, regions
 
 CACHE = Path(__file__).parent / ".cache"
 STYLES = {"train": "hard", "validation": "hard", "test": "hard", "shifted": "shifted"}
-"""The cohorts and the style of their cases, see `custom_nets.data.phantom_styles`."""
+"""The cohorts and the style of their cases, see `custom_nets.tools.phantoms.brain_styles`."""
 SIZES = {"train": 32, "validation": 6, "test": 12, "shifted": 12}
 SHAPE = (96, 96, 64)
 MARGIN = 3

@@ -51,7 +51,7 @@ def make_brain() -> Case:
     name = "BraTS20_Training_001"
     label = folder.parent / f"{name}_seg.nii.gz"
     if not label.is_file():
-        from custom_nets.data import write_brain_phantoms  # not at the top: imports are measured
+        from custom_nets.tools import write_brain_phantoms  # not at the top: imports are measured
 
         write_brain_phantoms(folder, 1, seed=5)
         shutil.move(folder / name / label.name, label)
@@ -63,8 +63,8 @@ def make_abdomen() -> Case:
     folder = CACHE / "end_to_end" / "abdomen"
     label = folder.parent / "segmentation-0.nii.gz"
     if not label.is_file():
-        from custom_nets.data import abdomen_phantom
-        from custom_nets.data.phantom_files import write_nifti
+        from custom_nets.tools import abdomen_phantom
+        from custom_nets.tools.phantoms.files import write_nifti
 
         phantom = abdomen_phantom(seed=3, case=1, spacing=CT_SPACING)
         folder.mkdir(parents=True, exist_ok=True)

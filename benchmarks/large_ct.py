@@ -20,7 +20,7 @@ import numpy as np
 from _report import report
 from _stages import BUNDLES, CACHE, Stages, infer_case, load_network, read_bundle, run_command
 
-from custom_nets.data import abdomen_phantom
+from custom_nets.tools import abdomen_phantom
 
 CONFIG = BUNDLES / "ossnet_lits" / "configs" / "inference.json"
 SPACING = (0.75, 0.75, 0.8)

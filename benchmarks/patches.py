@@ -6,7 +6,7 @@ import torch
 from _report import median_seconds, report
 from torch import nn
 
-from custom_nets.networks.patches import PatchMapping
+from custom_nets.networks.ossnet.patches import PatchMapping
 
 
 class ConvolutionalMapping(nn.Module):

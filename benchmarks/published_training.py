@@ -23,7 +23,8 @@ from _report import report
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 
-from custom_nets.data import brats_datalist, write_brain_phantoms
+from custom_nets.datasets import brats_datalist
+from custom_nets.tools import write_brain_phantoms
 
 CONFIGS = Path(__file__).parent.parent / "bundles" / "ossnet_brats" / "configs"
 CACHE = Path(__file__).parent / ".cache"

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from custom_nets.data import brain_phantom
-from custom_nets.data.phantoms import _affine
 from custom_nets.inferers import OccupancyInferer
 from custom_nets.losses import OccupancyLoss
 from custom_nets.metrics.regions import compute_region_dice
 from custom_nets.networks import PyramidOSSNet
+from custom_nets.tools import brain_phantom
+from custom_nets.tools.phantoms.brain import _affine
 from custom_nets.transforms import BorderMapd, LabelsToRegionsd, SamplePointsd
-from custom_nets.transforms.meshes import region_mesh
+from custom_nets.transforms.saving.meshes import region_mesh
 
 MEASURED = ("WT", "TC")
 """The regions whose surface is one level function's; that of the enhancing tumour has corners no voxel resolves."""

@@ -12,7 +12,7 @@ from _report import median_seconds, report
 
 from custom_nets.losses import OccupancyLoss
 from custom_nets.networks import OSSNet
-from custom_nets.networks.ossnet import resize_to_grid
+from custom_nets.networks.ossnet.network import resize_to_grid
 
 PUBLISHED_SIZE = (256, 256, 160)
 OWN_SIZE = (160, 192, 160)

@@ -30,9 +30,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool3d
 
-from custom_nets.data import abdomen_phantom
 from custom_nets.inferers import OccupancyInferer
-from custom_nets.inferers.lattice import coarse_axis
+from custom_nets.inferers.surface_search.lattice import coarse_axis
+from custom_nets.tools import abdomen_phantom
 
 DIAMETERS = (4, 6, 8, 10, 15)
 """Of the tumours, in mm."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from _report import report
 
-from custom_nets.data import write_brain_phantoms
+from custom_nets.tools import write_brain_phantoms
 
 CACHE = Path(__file__).parent / ".cache" / "vae"
 CONFIGS = Path(__file__).parents[1] / "bundles" / "nvnet_brats" / "configs"

@@ -1,5 +1,5 @@
 """`python -m custom_nets VERB …`: the command line where only a downloaded bundle is at hand."""
 
-from custom_nets.cli import main
+from custom_nets.tools.cli import main
 
 main()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from custom_nets.ranks import join_ranks, leave_ranks
+from custom_nets.distributed import join_ranks, leave_ranks
 
 TIMEOUT = 60
 

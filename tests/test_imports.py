@@ -1,4 +1,4 @@
-"""Imports run one way: cli -> zoo, data -> transforms, inferers, losses, metrics, engines -> networks."""
+"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks -> io."""
 
 import ast
 import sys
@@ -11,18 +11,16 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "custom_nets"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    "__main__": 4,
-    "cli": 3,
-    "zoo": 2,
-    "data": 2,
+    "__main__": 5,
+    "tools": 4,
+    "datasets": 1,
     "networks": 0,
-    "errors": -1,
-    "files": -1,
-    "ranks": -1,
-    "weights": -1,
-    "": -1,
+    "io": -1,
+    "errors": -2,
+    "distributed": -2,
+    "": -2,
 }
-MIDDLE = 1  # transforms, inferers, losses, metrics, engines
+MIDDLE = 2  # transforms, inferers, losses, metrics, handlers, engines
 OPTIONAL = {"itk", "mcubes", "matplotlib"}
 
 
@@ -54,7 +52,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize("path", [p for p in MODULES if room_of(p) == "networks"], ids=lambda path: path.name)
 def test_networks_need_torch_and_monai_alone(path):
     allowed = {"torch", "monai", "custom_nets", *sys.stdlib_module_names}
-    if path.name == "triton_pade.py":
+    if path.name == "triton.py":
         allowed.add("triton")  # comes with PyTorch for GPUs; the module is imported only where it is
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 

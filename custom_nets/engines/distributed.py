@@ -11,8 +11,8 @@ from monai.engines import SupervisedEvaluator
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from custom_nets.distributed import gather_items
 from custom_nets.errors import InputError
-from custom_nets.ranks import gather_items
 
 
 def distribute(network: nn.Module) -> DistributedDataParallel:

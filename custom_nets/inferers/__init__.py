@@ -2,7 +2,7 @@
 
 from custom_nets.inferers.ensemble import EnsembleInferer
 from custom_nets.inferers.occupancy import OccupancyInferer, OccupancyMode, OccupancyPrior
-from custom_nets.inferers.queries import QueryStats
+from custom_nets.inferers.surface_search.queries import QueryStats
 from custom_nets.inferers.volume import VolumeInferer, VolumeMode
 
 __all__ = [

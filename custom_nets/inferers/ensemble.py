@@ -15,7 +15,7 @@ from monai.utils import convert_to_dst_type, ensure_tuple
 from torch import nn
 
 from custom_nets.errors import InputError
-from custom_nets.weights import load_weights
+from custom_nets.io.weights import load_weights
 
 _ADVICE = "the networks of an ensemble are all built alike: leave this file out, or train it with the same keys"
 

@@ -15,12 +15,12 @@ from monai.utils import StrEnum, convert_to_dst_type
 
 from custom_nets.errors import InputError
 from custom_nets.inferers.chunks import AUTO, ChunkSize
-from custom_nets.inferers.lattice import Shape
 from custom_nets.inferers.output_grid import OutputGrid, Triple, checked_spacing, describe, spanning_grid
-from custom_nets.inferers.published import published_volume
-from custom_nets.inferers.queries import OccupancyNetwork, QueryStats, VolumeQuery, item_of, synchronize
-from custom_nets.inferers.surface import SurfaceSteps, surface_volume, write
-from custom_nets.networks.occupancy import item_spacings
+from custom_nets.inferers.surface_search.lattice import Shape
+from custom_nets.inferers.surface_search.published import published_volume
+from custom_nets.inferers.surface_search.queries import OccupancyNetwork, QueryStats, VolumeQuery, item_of, synchronize
+from custom_nets.inferers.surface_search.surface import SurfaceSteps, surface_volume, write
+from custom_nets.networks.base import item_spacings
 
 _DENSE_BLOCK = 1 << 18
 _CAUTIOUS_PRIOR = 0.25

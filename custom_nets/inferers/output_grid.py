@@ -13,7 +13,7 @@ from monai.transforms.utils import create_scale, create_translate
 from monai.utils import TraceKeys, convert_to_dst_type, ensure_tuple_rep
 
 from custom_nets.errors import InputError
-from custom_nets.inferers.lattice import Shape, to_points
+from custom_nets.inferers.surface_search.lattice import Shape, to_points
 
 Triple = tuple[float, float, float]
 

@@ -8,7 +8,7 @@ import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
-from custom_nets.networks.nvnet import NvNetOutput
+from custom_nets.networks.nvnet.network import NvNetOutput
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor, voxels: int) -> Tensor:

@@ -13,8 +13,8 @@ from monai.metrics import CumulativeIterationMetric, compute_hausdorff_distance
 from monai.metrics.utils import do_metric_reduction
 from monai.utils import MetricReduction, ensure_tuple_rep
 
+from custom_nets.distributed import gather_items
 from custom_nets.errors import InputError
-from custom_nets.ranks import gather_items
 
 Spacing = float | Sequence[float]
 

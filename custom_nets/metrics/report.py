@@ -13,11 +13,11 @@ import numpy as np
 from monai.data import decollate_batch
 from monai.utils import convert_to_numpy, optional_import
 
+from custom_nets.distributed import gather_items
 from custom_nets.errors import InputError
-from custom_nets.files import atomic_file
-from custom_nets.ranks import gather_items
-from custom_nets.transforms.meshes import case_and_affine
-from custom_nets.transforms.volumes import region_millilitres
+from custom_nets.io.files import atomic_file
+from custom_nets.transforms.saving.meshes import case_and_affine
+from custom_nets.transforms.saving.volumes import region_millilitres
 
 if TYPE_CHECKING:
     from ignite.engine import Engine, Events

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_nets.errors import InputError
-from custom_nets.weights import read_state_dict
+from custom_nets.io.weights import read_state_dict
 
 TRAINED_KEY = "modality_dropout.trained"
 """Entry of a network's state dict that tells whether the network can do without a modality."""

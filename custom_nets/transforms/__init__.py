@@ -1,10 +1,13 @@
 """Transforms: input checks, regions, training points, result files."""
 
-from custom_nets.transforms.augmentation import RandGaussianNoised
-from custom_nets.transforms.bias_field import CorrectBiasField, CorrectBiasFieldd
-from custom_nets.transforms.case_files import case_name
-from custom_nets.transforms.cases import CheckCased, DropMissingd, LoadCased, ReloadCased
-from custom_nets.transforms.cleaning import (
+from custom_nets.transforms.intensity.bias_field import CorrectBiasField, CorrectBiasFieldd
+from custom_nets.transforms.intensity.foreground import is_foreground
+from custom_nets.transforms.intensity.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
+from custom_nets.transforms.intensity.noise import RandGaussianNoised
+from custom_nets.transforms.intensity.normalization import NormalizeNonzero, NormalizeNonzerod
+from custom_nets.transforms.loading import CheckCased, DropMissingd, LoadCased, ReloadCased
+from custom_nets.transforms.points import AuxiliaryTargetd, BorderMap, BorderMapd, SamplePoints, SamplePointsd
+from custom_nets.transforms.postprocessing import (
     DropSmallRegion,
     DropSmallRegiond,
     FillRegionHoles,
@@ -12,18 +15,6 @@ from custom_nets.transforms.cleaning import (
     KeepLargestRegion,
     KeepLargestRegiond,
 )
-from custom_nets.transforms.foreground import is_foreground
-from custom_nets.transforms.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
-from custom_nets.transforms.intensities import NormalizeNonzero, NormalizeNonzerod
-from custom_nets.transforms.meshes import SaveRegionMeshesd, region_mesh
-from custom_nets.transforms.occupancy import (
-    AuxiliaryTargetd,
-    BorderMap,
-    BorderMapd,
-    SamplePoints,
-    SamplePointsd,
-)
-from custom_nets.transforms.overlay import SaveOverlayd
 from custom_nets.transforms.regions import (
     SCHEMES,
     LabelScheme,
@@ -34,11 +25,14 @@ from custom_nets.transforms.regions import (
     RegionsToLabels,
     RegionsToLabelsd,
 )
-from custom_nets.transforms.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.saving.case_files import case_name
+from custom_nets.transforms.saving.meshes import SaveRegionMeshesd, region_mesh
+from custom_nets.transforms.saving.overlay import SaveOverlayd
+from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
+from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
-from custom_nets.transforms.volumes import RegionVolumesd, SaveRegionVolumesd
-from custom_nets.transforms.whole_files import WholeNibabelWriter
 
 __all__ = [
     "SCHEMES",

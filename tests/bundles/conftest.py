@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from custom_nets.data import write_abdomen_phantoms, write_brain_phantoms
+from custom_nets.tools import write_abdomen_phantoms, write_brain_phantoms
 
 
 @pytest.fixture(scope="session")

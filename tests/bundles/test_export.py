@@ -76,7 +76,7 @@ def test_tensorrt_is_compiled_after_the_weights_are_loaded():
     parser = trt_config()
     handlers = parser.get_parsed_content("handlers")
     names = [type(handler).__name__ for handler in handlers]
-    assert names.index("ModelLoader") < names.index("TrtHandler")
+    assert names.index("LoadWeights") < names.index("TrtHandler")
     handler = next(handler for handler in handlers if isinstance(handler, TrtHandler))
     assert handler.model is parser.get_parsed_content("network")
     assert handler.base_path == parser.get_parsed_content("load_model")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_nets.data import brats_datalist, lits_datalist, save_split
+from custom_nets.datasets import brats_datalist, lits_datalist, save_split
 from tests.bundles.bundle import SMALLEST, Bundle, command
 from tests.conftest import REPOSITORY
 from tests.processes import free_port, run_ranks

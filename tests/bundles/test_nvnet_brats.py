@@ -11,10 +11,10 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import SegResNet
 
-from custom_nets.data import brats_datalist, load_split, write_submission
+from custom_nets.datasets import brats_datalist, load_split
+from custom_nets.datasets.modalities import MODALITIES
 from custom_nets.errors import find_input_error
-from custom_nets.transforms.modalities import MODALITIES
-from custom_nets.zoo import convert_segresnet_checkpoint
+from custom_nets.tools import convert_segresnet_checkpoint, write_submission
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
 

@@ -12,8 +12,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import Invertd
 
-from custom_nets.data import brats_datalist, load_split, stack_case
-from custom_nets.transforms.modalities import MODALITIES
+from custom_nets.datasets import brats_datalist, load_split
+from custom_nets.datasets.modalities import MODALITIES
+from custom_nets.tools import stack_case
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from custom_nets.data import lits_datalist, load_split
+from custom_nets.datasets import lits_datalist, load_split
 from custom_nets.networks import PyramidOSSNet
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
@@ -324,7 +324,7 @@ def test_one_file_with_its_label_beside_it_is_inferred(trained, tmp_path):
 
 
 def test_a_dicom_series_is_inferred_as_the_same_scan_in_one_file(trained, inferred, tmp_path):
-    from tests.transforms.test_dicom import write_series  # skips where itk is not installed
+    from tests.io.test_dicom import write_series  # skips where itk is not installed
 
     # Right, front, up: the slices of a series run along their normal.
     scan, expected = (

@@ -3,7 +3,7 @@
 import pytest
 
 from custom_nets.networks import OSSNet
-from custom_nets.networks.ossnet import VARIANTS
+from custom_nets.networks.ossnet.network import VARIANTS
 from tests.bundles.bundle import Bundle
 
 both_bundles = pytest.mark.parametrize("bundle", ["ossnet_brats", "ossnet_lits"])

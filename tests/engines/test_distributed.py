@@ -7,11 +7,11 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.handlers import IgniteMetricHandler, from_engine
 
+from custom_nets.distributed import gather_items
 from custom_nets.engines import RankEvaluator, distribute, share_cases
 from custom_nets.errors import InputError
 from custom_nets.metrics import RegionDice
 from custom_nets.networks import OSSNet
-from custom_nets.ranks import gather_items
 from tests.processes import run_ranks
 
 

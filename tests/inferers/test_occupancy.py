@@ -16,7 +16,8 @@ from scipy import ndimage
 from torch import nn
 
 from custom_nets.errors import InputError
-from custom_nets.inferers.lattice import (
+from custom_nets.inferers.occupancy import OccupancyInferer
+from custom_nets.inferers.surface_search.lattice import (
     coarse_axis,
     dilate,
     fill_from_lattice,
@@ -24,8 +25,7 @@ from custom_nets.inferers.lattice import (
     to_flat,
     to_points,
 )
-from custom_nets.inferers.occupancy import OccupancyInferer
-from custom_nets.inferers.queries import item_of
+from custom_nets.inferers.surface_search.queries import item_of
 
 CUBE = np.ones((3, 3, 3))
 FACES = ndimage.generate_binary_structure(3, 1)

@@ -18,7 +18,7 @@ from torch import nn
 from custom_nets.errors import InputError
 from custom_nets.inferers.occupancy import OccupancyInferer
 from custom_nets.inferers.output_grid import spanning_grid
-from custom_nets.transforms.meshes import region_mesh
+from custom_nets.transforms.saving.meshes import region_mesh
 
 Field = Callable[[np.ndarray], np.ndarray]
 

@@ -7,10 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from custom_nets.data import brats_datalist, stack_case, write_abdomen_phantoms, write_brain_phantoms
-from custom_nets.zoo import fetch_bundle, pack_bundle
+from custom_nets.datasets import brats_datalist
+from custom_nets.tools import fetch_bundle, pack_bundle, stack_case, write_abdomen_phantoms, write_brain_phantoms
 from tests.label.server import Server
-from tests.zoo.conftest import copy_bundle
+from tests.tools.conftest import copy_bundle
 
 SMALL = {
     "nvnet_brats": {"crop_size": [32, 32, 16], "init_filters": 8, "latent_size": 8},

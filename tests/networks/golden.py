@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from custom_nets.networks.pade import LEAKY_RELU_DENOMINATOR, LEAKY_RELU_NUMERATOR
+from custom_nets.networks.pade.activation import LEAKY_RELU_DENOMINATOR, LEAKY_RELU_NUMERATOR
 
 
 class Golden:

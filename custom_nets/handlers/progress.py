@@ -1,0 +1,68 @@
+"""A progress bar over a whole run."""
+
+from __future__ import annotations
+
+import sys
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from custom_nets.handlers.scores import loss_of
+
+
+class Progress:
+    """Progress bar over a whole run (not one an epoch), with the loss and the time left.
+
+    Args:
+        description: shown in front of the bar.
+        unit: what an iteration is.
+        raises: whether it raises what ended the run, which otherwise nobody hears of; false where a later handler does
+            so (`TrainingCheckpoints`), which ignite would then not call.
+    """
+
+    def __init__(self, description: str = "training", unit: str = "step", raises: bool = True) -> None:
+        self.description = description
+        self.unit = unit
+        self.raises = raises
+        self._bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the bar; it shows on the first rank only."""
+        engine.add_event_handler(Events.STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _open(self, engine: Engine) -> None:
+        total = (engine.state.epoch_length or 0) * (engine.state.max_epochs or 1)
+        # A file or a pipe gets a line now and then instead of a redrawn bar.
+        interval = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(
+            total=total or None,
+            initial=engine.state.iteration,
+            desc=self.description,
+            unit=self.unit,
+            mininterval=interval,
+            maxinterval=interval,
+            disable=idist.get_rank() != 0,
+            dynamic_ncols=True,
+        )
+
+    def _advance(self, engine: Engine) -> None:
+        if self._bar is None:
+            return
+        loss = loss_of(engine.state.output)
+        if loss is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.update()
+
+    def _close(self, _engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _fail(self, engine: Engine, error: Exception) -> None:
+        self._close(engine)
+        if self.raises:
+            raise error

@@ -1,0 +1,46 @@
+"""Weights for a run: loaded before it starts, what does not fit told in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+
+from custom_nets.errors import InputError
+from custom_nets.io.weights import load_weights
+
+_ADVICE = (
+    "give the keys that it was trained with (regions, the network's sizes), and after the main --config_file the "
+    "override file of that training (such as paper.json or variant.json)"
+)
+
+
+class LoadWeights:
+    """Loads a state dict into the network before a run starts; wrong files are told in one line.
+
+    Args:
+        path: the file, such as `model.pt`, or the whole state of a run; None loads nothing.
+        network: to load into, every key and shape must fit.
+    """
+
+    def __init__(self, path: str | Path | None, network: torch.nn.Module) -> None:
+        self.path = path
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Registers with a trainer or an evaluator."""
+        if self.path is not None:
+            engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Loads the file.
+
+        Raises:
+            InputError: when the file is absent, cannot be read, or does not fit the network.
+        """
+        if not Path(str(self.path)).is_file():
+            msg = f"{self.path}: there is no such model; train one first (run training), or give --load_model FILE"
+            raise InputError(msg)
+        load_weights(self.network, str(self.path), _ADVICE)
+        engine.logger.info("loaded %s", self.path)

@@ -1,0 +1,1 @@
+"""The search for the voxels that a network must be asked about."""

@@ -1,0 +1,1 @@
+"""Files: NIfTI, DICOM, meshes, weights; written whole or not at all."""

@@ -1,0 +1,82 @@
+"""Meshes as OBJ, PLY and STL files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from custom_nets.errors import InputError
+from custom_nets.io.files import atomic_file
+
+
+def write_obj(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray, comment: str = "") -> None:
+    """Writes a Wavefront OBJ file, see `write_mesh`."""
+    points = ("v %.4f %.4f %.4f\n" * len(vertices)) % tuple(vertices.ravel().tolist())
+    faces = ("f %d %d %d\n" * len(triangles)) % tuple((triangles + 1).ravel().tolist())  # OBJ counts from 1
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    with atomic_file(path) as file:
+        file.write_text(head + points + faces, encoding="utf-8", newline="\n")
+
+
+def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray, comment: str = "") -> None:
+    """Writes a binary little-endian Stanford PLY file, see `write_mesh`."""
+    head = [
+        "ply",
+        "format binary_little_endian 1.0",
+        *(f"comment {line}" for line in comment.splitlines()),
+        f"element vertex {len(vertices)}",
+        *(f"property float {axis}" for axis in "xyz"),
+        f"element face {len(triangles)}",
+        "property list uchar int vertex_indices",
+        "end_header\n",
+    ]
+    faces = np.empty(len(triangles), dtype=[("count", "u1"), ("corners", "<i4", 3)])
+    faces["count"] = 3
+    faces["corners"] = triangles
+    with atomic_file(path) as file:
+        file.write_bytes(
+            "\n".join(head).encode("ascii", "replace") + vertices.astype("<f4").tobytes() + faces.tobytes()
+        )
+
+
+def write_stl(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray, comment: str = "") -> None:
+    """Writes a binary STL file (no shared vertices, one unit normal a triangle), see `write_mesh`."""
+    corners = vertices[triangles]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    facets = np.zeros(len(triangles), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+    facets["normal"] = np.divide(normals, lengths, out=np.zeros_like(normals), where=lengths > 0)
+    facets["corners"] = corners
+    # A header that begins with "solid" marks a text STL to some readers.
+    head = f"binary STL. {comment}".replace("\n", " ").encode("ascii", "replace")[:80].ljust(80)
+    with atomic_file(path) as file:
+        file.write_bytes(head + np.uint32(len(triangles)).astype("<u4").tobytes() + facets.tobytes())
+
+
+WRITERS: dict[str, Callable[[str | os.PathLike, np.ndarray, np.ndarray, str], None]] = {
+    "obj": write_obj,
+    "ply": write_ply,
+    "stl": write_stl,
+}
+
+
+def write_mesh(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray, comment: str = "") -> None:
+    """Writes a triangle mesh in the format that the suffix of `path` names: .obj, .ply or .stl.
+
+    Args:
+        path: the file; its folders are made, and it appears only when complete.
+        vertices: positions `[V, 3]`, written as they are (millimetres elsewhere in this package).
+        triangles: indices into `vertices` `[T, 3]`, counter-clockwise seen from outside.
+        comment: goes into the header (ASCII; STL keeps about 60 characters).
+
+    Raises:
+        InputError: when the suffix is none of these.
+    """
+    kind = Path(path).suffix.lower().lstrip(".")
+    if kind not in WRITERS:
+        msg = f"mesh format '{kind}' of {path} is unknown; expected one of {', '.join(WRITERS)}"
+        raise InputError(msg)
+    WRITERS[kind](path, np.asarray(vertices, dtype=np.float64), np.asarray(triangles, dtype=np.int64), comment)

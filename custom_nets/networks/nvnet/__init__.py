@@ -1,0 +1,1 @@
+"""NvNet: SegResNet with a variational branch in training."""

@@ -1,0 +1,1 @@
+"""OSS-Net (BMVC 2021) and its variants."""

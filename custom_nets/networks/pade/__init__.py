@@ -1,0 +1,1 @@
+"""The Padé activation, and its kernels."""

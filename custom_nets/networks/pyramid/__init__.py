@@ -1,0 +1,1 @@
+"""Pyramid OSS-Net: point features from an encoder pyramid."""

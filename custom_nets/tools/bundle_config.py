@@ -1,0 +1,67 @@
+"""A bundle's inference config and metadata, read without running the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
+
+from custom_nets.errors import InputError
+from custom_nets.io.files import parse_json_object
+
+METADATA = "configs/metadata.json"
+
+
+def read_metadata(bundle: str | Path) -> dict[str, Any]:
+    """Returns the content of a bundle's metadata.json.
+
+    Raises:
+        InputError: when there is none, or it is no JSON object.
+    """
+    file = Path(bundle) / METADATA
+    if not file.is_file():
+        msg = f"{file}: there is no such file; expected the folder of a bundle"
+        raise InputError(msg)
+    return parse_json_object(file.read_bytes(), file, "correct it, or fetch the bundle again")
+
+
+def read_bundle(
+    bundle: str | Path, configs: str | Sequence[str] = (), keys: dict[str, Any] | None = None
+) -> tuple[ConfigParser, int]:
+    """Reads what a run of a bundle's inference would.
+
+    Args:
+        bundle: its folder.
+        configs: names of config files after inference.json, such as `variant`; one or several.
+        keys: of the configs, as on the command line of a run.
+
+    Returns:
+        The configs, and the number of channels of an image.
+
+    Raises:
+        InputError: when the folder is no bundle, or a config is missing.
+    """
+    metadata = read_metadata(bundle)
+    files = [Path(bundle) / "configs" / f"{name}.json" for name in ("inference", *ensure_tuple(configs))]
+    for file in files:
+        if not file.is_file():
+            msg = f"{file}: there is no such file; expected the folder of a bundle, and names of its configs"
+            raise InputError(msg)
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"bundle_root": str(bundle), **(keys or {})})
+    return parser, metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+
+
+def check_shape(shape: Sequence[int]) -> None:
+    """Refuses what is no three numbers of voxels.
+
+    Raises:
+        InputError: then.
+    """
+    if len(tuple(shape)) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+        msg = f"shape is {shape}; expected three numbers of voxels, such as --shape 240 240 155"
+        raise InputError(msg)

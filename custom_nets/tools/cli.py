@@ -1,0 +1,342 @@
+"""The command `custom-nets`: one thin function a verb."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import fire
+
+import custom_nets
+from custom_nets.errors import InputError, find_input_error
+
+
+def phantom(
+    dataset: str,
+    directory: str,
+    cases: int = 16,
+    shape: tuple | None = None,
+    seed: int = 0,
+    style: str = "standard",
+    spacing: float | tuple | None = None,
+) -> None:
+    """Writes synthetic cases in the layout of a release, for trying things out without data.
+
+    Args:
+        dataset: brats (BraTS 2020: four modalities and a label a case) or lits (LiTS 2017: abdominal CT and a label).
+        directory: folder to write to.
+        cases: number of cases.
+        shape: of brats, voxels along the three axes (240 240 155).
+        seed: the same seed gives the same cases.
+        style: of brats: standard; hard (ambiguous borders, low contrast, small lesions); shifted (hard, from other
+            scanners).
+        spacing: of lits, typical millimetres between voxels, or three exact ones; none draws what LiTS has.
+    """
+    from custom_nets.tools import write_abdomen_phantoms, write_brain_phantoms
+
+    if dataset == "brats":
+        _refuse(dataset, spacing=spacing)
+        write_brain_phantoms(directory, cases, shape or (240, 240, 155), seed, style=str(style))
+    elif dataset == "lits":
+        _refuse(dataset, shape=shape, style=None if style == "standard" else style)
+        write_abdomen_phantoms(directory, cases, spacing, seed)
+    else:
+        msg = f"dataset '{dataset}' is unknown; expected brats or lits"
+        raise InputError(msg)
+    print(f"{cases} synthetic cases are in {directory}")
+
+
+def _refuse(dataset: str, **options: object) -> None:
+    """Refuses options that would have no effect."""
+    for name, value in options.items():
+        if value is not None:
+            msg = f"--{name} has no effect on phantoms of {dataset}; leave it out"
+            raise InputError(msg)
+
+
+def download(task: str, directory: str) -> None:
+    """Downloads a data set of the Medical Segmentation Decathlon (open, no account needed).
+
+    Args:
+        task: such as Task01_BrainTumour (7 GB) or Task03_Liver (27 GB).
+        directory: folder to unpack to.
+    """
+    from custom_nets.tools import download_msd
+
+    print(f"{task} is in {download_msd(task, directory)}")
+
+
+def check(directory: str, missing_modalities: bool = False) -> None:
+    """Lists what is recognised in a folder of brain or liver cases, and every fault; reads headers only.
+
+    Args:
+        directory: as `dataset_dir` of the bundles.
+        missing_modalities: whether a brain case may lack modalities, for a model trained with modality_dropout.
+    """
+    from custom_nets.datasets import (
+        brats_datalist,
+        check_ct_case,
+        check_datalist,
+        describe_cases,
+        lits_datalist,
+        recognise,
+    )
+
+    kind = recognise(directory)
+    if kind == "lits":
+        items = lits_datalist(directory, labels="optional", check=False)
+        good, faults = check_datalist(items, check=check_ct_case)
+        notes = describe_cases(good)
+    else:
+        items = brats_datalist(directory, labels="optional", check=False, missing_modalities=missing_modalities)
+        good, faults = check_datalist(items, missing_modalities)
+        notes = []
+    schemes = ", ".join(sorted({item["scheme"] for item in good}))
+    labelled = sum("label" in item for item in good)
+    name = {"brats": "brain", "lits": "liver"}[kind]
+    print(
+        f"{len(items)} {name} cases, {len(good)} without fault ({labelled} with a label; "
+        f"label numbers: {schemes or 'none'})"
+    )
+    for note in notes:
+        print(note)
+    if faults:
+        raise InputError("\n".join([f"{len(faults)} cases cannot be used:", *faults]))
+
+
+def stack(case: str, output: str) -> None:
+    """Stacks the four modalities of a case into one 4D file, as MONAI Label needs it.
+
+    Args:
+        case: folder of one case.
+        output: file to write (.nii.gz).
+    """
+    from custom_nets.datasets import brats_datalist
+    from custom_nets.tools import stack_case
+
+    items = brats_datalist(case, labels="ignore")
+    if len(items) != 1 or isinstance(items[0]["image"], str):
+        msg = f"{case}: expected the folder of one case with four files, found {len(items)} cases"
+        raise InputError(msg)
+    print(f"wrote {stack_case(items[0]['image'], output)}")
+
+
+def convert_ossnet(source: str, target: str, variant: str = "c", dataset: str = "brats") -> None:
+    """Converts a checkpoint of the published OSS-Net to this project's names.
+
+    Args:
+        source: the published .pt file.
+        target: file to write; a bundle loads it as models/model.pt together with configs/paper.json.
+        variant: onet, a, b, c or d.
+        dataset: brats or lits.
+    """
+    from custom_nets.tools import convert_ossnet_checkpoint
+
+    net = convert_ossnet_checkpoint(source, target, str(variant), dataset)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    print(f"wrote {target}: OSS-Net {variant} for {dataset}, {count:,} parameters")
+
+
+def convert_segresnet(source: str, target: str) -> None:
+    """Converts the model zoo's brats_mri_segmentation (or a SegResNet of its layout) to a model of nvnet_brats.
+
+    Args:
+        source: the zoo's models/model.pt.
+        target: file to write; the bundle loads it as models/model.pt with the keys that are printed.
+    """
+    from custom_nets.tools import convert_segresnet_checkpoint
+
+    net = convert_segresnet_checkpoint(source, target)
+    print(f"wrote {target}; use it with --init_filters {net.init_filters} --final_norm true")
+
+
+def submission(results: str, output: str, release: int, dataset_dir: str | None = None) -> None:
+    """Checks the results of an inference for the challenge, and packs them when there is no fault.
+
+    Args:
+        results: output_dir of the inference.
+        output: zip file to write.
+        release: year of the challenge, 2018 to 2024.
+        dataset_dir: the cases that were inferred; needed for results that no bundle of ours wrote.
+    """
+    from custom_nets.tools import write_submission
+
+    number = write_submission(results, output, release, dataset_dir)
+    print(f"wrote {output}: {number} cases, no fault found")
+
+
+def scores(file: str) -> None:
+    """Prints the scores of an evaluation as a table.
+
+    Args:
+        file: metrics.json, as the bundles' evaluation writes it.
+    """
+    path = Path(file)
+    if not path.is_file():
+        msg = f"{file}: there is no such file; run the evaluation of a bundle first"
+        raise InputError(msg)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    columns = list(next(iter(report["summary"].values())))
+    print(f"{len(report['cases'])} cases, mean (median)")
+    print("".join(["region".ljust(8), *(column.rjust(20) for column in columns)]))
+    for region, numbers in report["summary"].items():
+        cells = (f"{numbers[c]['mean']:.3f} ({numbers[c]['median']:.3f})".rjust(20) for c in columns)
+        print("".join([region.ljust(8), *cells]))
+
+
+def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (), **keys: object) -> None:
+    """Estimates the memory that the inference of a volume will take, without running it.
+
+    Args:
+        bundle: folder of the bundle.
+        shape: voxels along the three axes, as the network is given them.
+        device: cuda or cpu; default: a GPU where there is one.
+        configs: of the bundle, after inference.json, such as variant (with commas between them).
+        keys: keys of the configs, as in a run: `--variant c`.
+    """
+    import torch
+
+    from custom_nets.tools import estimate_bundle_memory
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parts = estimate_bundle_memory(bundle, shape, device, configs, keys)
+    peak = parts.pop("peak")
+    print("".join(f"{name:<10}{size:8.2f} GiB\n" for name, size in parts.items()) + f"{'peak':<10}{peak:8.2f} GiB")
+    beside = "workspaces of its convolutions" if device.startswith("cuda") else "Python and PyTorch (about 0.4 GiB)"
+    print(f"on {device}, besides {beside}; encoder and points are not held together")
+
+
+def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
+    """Packs a bundle as a zip file for others, when it has no fault, and enters it into models/model_info.json.
+
+    Args:
+        bundle: folder of the bundle.
+        out: folder of the release.
+        untrained: whether the bundle may lack weights.
+        url: address under which the zip will lie, such as that of a GitHub release's files.
+    """
+    from custom_nets.tools import pack_bundle
+
+    file = pack_bundle(bundle, out, untrained, url)
+    print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def fetch(name: str, source: str, bundle_dir: str = ".", version: str | None = None, repo: str | None = None) -> None:
+    """Fetches a released bundle, checks it, and puts it in place of an older one.
+
+    Args:
+        name: of the bundle.
+        source: folder or address (file://, http, https) of a release; or github.
+        bundle_dir: folder of all bundles.
+        version: such as 0.1.0; default: the newest.
+        repo: OWNER/NAME/TAG of a GitHub release.
+    """
+    from custom_nets.tools import fetch_bundle
+
+    number = None if version is None else str(version)
+    folder, kept = fetch_bundle(name, source, bundle_dir, number, repo, progress=sys.stderr.isatty())
+    if kept:
+        print(f"the bundle that was there held files of your own: it is kept as {kept}")
+    print(f"{name} is in {folder}; its docs/README.md tells how to run it")
+
+
+def export(
+    bundle: str,
+    out: str,
+    format: str = "onnx",  # noqa: A002 (the word that people type)
+    configs: str | tuple = (),
+    shape: tuple | None = None,
+    dynamic: bool = True,
+    untrained: bool = False,
+    **keys: object,
+) -> None:
+    """Exports a bundle's network to ONNX or TorchScript, and compares every file with the network.
+
+    Args:
+        bundle: folder of the bundle.
+        out: folder to write to: network.onnx, of OSS-Net also encoder.onnx and decoder.onnx (or .ts).
+        format: onnx or torchscript.
+        configs: of the bundle, after inference.json, such as variant (with commas between them).
+        shape: voxels along the three axes of the image that is traced.
+        dynamic: whether the ONNX files take images of other sizes; TorchScript always does.
+        untrained: export random weights, to try it out.
+        keys: keys of the configs, as in a run: `--load_model FILE`, `--variant c`.
+    """
+    from custom_nets.tools import export_bundle, format_exports
+
+    sizes = {} if shape is None else {"shape": shape}
+    files = export_bundle(bundle, out, format, configs, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
+    print(format_exports(files))
+
+
+def info(**options: bool) -> None:
+    """Prints versions and devices, for bug reports.
+
+    Args:
+        options: `--json` prints one JSON object.
+    """
+    facts = _facts()
+    lines = [f"{name}: {value}" for name, value in facts.items()]
+    print(json.dumps(facts, indent=2) if options.pop("json", False) else "\n".join(lines))
+
+
+def _facts() -> dict[str, str]:
+    import torch
+
+    facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
+    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "itk", "matplotlib"):
+        try:
+            facts[package] = version(package)
+        except PackageNotFoundError:
+            facts[package] = "not installed"
+    available = torch.cuda.is_available()
+    facts["device"] = torch.cuda.get_device_name() if available else f"CPU, {torch.get_num_threads()} threads"
+    return facts
+
+
+VERBS = {
+    "phantom": phantom,
+    "download": download,
+    "check": check,
+    "stack": stack,
+    "scores": scores,
+    "submission": submission,
+    "convert-ossnet": convert_ossnet,
+    "convert-segresnet": convert_segresnet,
+    "memory": memory,
+    "pack": pack,
+    "fetch": fetch,
+    "export": export,
+    "info": info,
+}
+
+
+def join_numbers(arguments: list[str]) -> list[str]:
+    """Joins the numbers after an option to one list, as fire does not: `--shape 96 96 64` to `--shape=[96,96,64]`.
+
+    >>> join_numbers(["phantom", "--shape", "96", "96", "64", "--seed", "1"])
+    ['phantom', '--shape=[96,96,64]', '--seed', '1']
+    """
+    line = "\0".join(arguments)
+    number = r"\0(-?\d+(?:\.\d+)?)(?=\0|$)"
+    pattern = re.compile(rf"(?:^|(?<=\0))(--[\w-]+)((?:{number}){{2,}})")
+    joined = pattern.sub(lambda match: f"{match[1]}=[{match[2].strip(chr(0)).replace(chr(0), ',')}]", line)
+    return joined.split("\0") if line else []
+
+
+def main() -> None:
+    """Runs the command line; bad input ends it with one line and exit status 2."""
+    try:
+        fire.Fire(VERBS, command=join_numbers(sys.argv[1:]), name=Path(sys.argv[0]).name)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        message = find_input_error(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""Synthetic cases: brains with tumours, abdomens with livers."""

@@ -1,0 +1,1 @@
+"""Intensities: normalisation, windows, noise, bias fields, the foreground."""

@@ -1,0 +1,445 @@
+"""Reading a case and checking it before anything is computed: errors name the case, the file and the remedy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection, PathLike
+from monai.data import MetaTensor, NibabelReader
+from monai.data.image_reader import ImageReader
+from monai.transforms import LoadImage, MapTransform
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from custom_nets.datasets.modalities import DO_WITHOUT, MODALITIES, case_of_files
+from custom_nets.errors import InputError
+from custom_nets.io.dicom import is_dicom_folder, read_dicom
+from custom_nets.io.nifti import (
+    AFFINE_TOLERANCE,
+    VolumeHeader,
+    check_channel_order,
+    check_same_grid,
+    read_header,
+    read_voxels,
+    where,
+)
+
+FILES_KEY = "case_files"
+"""Where `LoadCased` writes the files of an image into its meta data: one text, as lists do not survive collation.
+
+An absent file is an empty name in it."""
+
+CHANNELS_KEY = "described_channels"
+"""Where `LoadCased` writes the channels that a file names itself, separated by commas."""
+
+WHOLE_NUMBER_TOLERANCE = 1e-3
+"""A label voxel may be this far from a whole number (scaled headers)."""
+
+_PART = 1 << 22
+
+
+class _CaseReader(NibabelReader):
+    """Reads the files of one image; its errors name case and file.
+
+    One reader serves one call: MONAI's readers keep the file names of the last call, so that threads mix them up.
+    """
+
+    def __init__(self, case: str, label: bool = False) -> None:
+        super().__init__(squeeze_non_spatial_dims=True)
+        self.case = case
+        self.label = label
+        self.affine: np.ndarray = np.eye(4)
+        self.shapes: list[tuple[int, ...]] = []
+        self.described: tuple[str, ...] = ()
+        self.channel: np.ndarray | None = None
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        headers = [read_header(name, self.case) for name in ensure_tuple(data)]
+        check_same_grid(self.case, headers)
+        images = super().read(data, **kwargs)
+        self.affine = np.array(ensure_tuple(images)[0].affine)
+        self.shapes = [header.shape for header in headers]
+        self.described = headers[0].channels
+        return images
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        if len(self.shapes) == 1 or len(self.shapes[0]) != 3 or len(set(self.shapes)) > 1:
+            voxels, meta = super().get_data(img)
+            return voxels, {**meta, CHANNELS_KEY: ", ".join(self.described)}
+        # One 3D file a channel: unpacked beside each other, each to its place, so that nothing has to be stacked.
+        files = self.filenames
+        channels = np.empty((len(files), *self.shapes[0]), dtype=np.float32)
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
+            list(pool.map(lambda file, channel: read_voxels(file, self.case, out=channel), files, channels))
+        self.filenames, self.channel = files[:1], channels[0]
+        _, meta = super().get_data(img[0])
+        self.filenames, self.channel = files, None
+        return channels, {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0, CHANNELS_KEY: ""}
+
+    def _get_affine(self, img: Any) -> np.ndarray:
+        # `read` allows rounding between the files of a case, MONAI's own comparison does not.
+        return self.affine.copy()
+
+    def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
+        if self.channel is not None:
+            return self.channel
+        scaled = (img.dataobj.slope, img.dataobj.inter) != (1, 0)
+        whole = self.label and not scaled and np.can_cast(img.dataobj.dtype, np.int16)
+        return read_voxels(filename, self.case, np.int16 if whole else np.float32)
+
+
+class _DicomReader(ImageReader):
+    """Reads one DICOM series folder of CT into what `NibabelReader` makes of the same volume as NIfTI.
+
+    MONAI's `ITKReader` takes one of several series, and bridges a gap between slices, without an error.
+    """
+
+    def __init__(self, case: str) -> None:
+        self.case = case
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return is_dicom_folder(ensure_tuple(filename)[0])
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[VolumeHeader, np.ndarray]:
+        return read_dicom(ensure_tuple(data)[0], self.case)
+
+    def get_data(self, img: tuple[VolumeHeader, np.ndarray]) -> tuple[np.ndarray, dict]:
+        header, voxels = img
+        return voxels, {
+            MetaKeys.AFFINE: header.affine,
+            MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.array(header.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+        }
+
+
+class LoadCased(MapTransform):
+    """Reads images and label maps of a case, channels first.
+
+    An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
+    becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
+    be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs itk) becomes
+    `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file holds
+    floats with whole values.
+    The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
+
+    Args:
+        keys: what to read.
+        label_keys: those of them that are label maps.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        label_keys: KeysCollection = ("label",),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        # The readers below give float32, and small labels without a detour. No `LoadImaged`: MONAI Label puts a wrapper
+        # around those, which wants every key to be there.
+        self._loader = LoadImage("NibabelReader", image_only=True, dtype=None, ensure_channel_first=True)
+        self.label_keys = ensure_tuple(label_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Reads one item.
+
+        Args:
+            data: file names by key.
+            reader: replaces the readers of NIfTI and DICOM.
+
+        Raises:
+            InputError: when a file is absent, unreadable or cut short, the files of an image lie on different grids, a
+                label map holds fractions, a folder is no single series of CT, or no file is named at all.
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            names = [None if name is None else os.fspath(name) for name in ensure_tuple(item[key])]
+            files = [name for name in names if name is not None]
+            if not files:
+                case = item.get("case", "without a name")
+                msg = f"case {case}: '{key}' names no file; expected at least one, give the files"
+                raise InputError(msg)
+            item.setdefault("case", _case_of(files))
+            case = str(item["case"])
+            is_label = key in self.label_keys
+            volume = self._loader(files, reader or _reader(files, case, is_label))
+            if len(files) < len(names):
+                volume = _with_absent(volume, names, where(case, files[0]))
+            volume = _whole_numbers(volume, where(case, files[0])) if is_label else volume.to(torch.float32)
+            if isinstance(volume, MetaTensor):
+                volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(name or "" for name in names)})
+            item[key] = volume
+        return item
+
+
+def _case_of(files: Sequence[str]) -> str:
+    """Returns the case that files, or one folder, belong to."""
+    return Path(os.path.abspath(files[0])).name if Path(files[0]).is_dir() else case_of_files(files)
+
+
+def _reader(files: Sequence[str], case: str, is_label: bool) -> ImageReader:
+    """Returns what reads the files of one image, or the folder of one CT series."""
+    folders = [file for file in files if Path(file).expanduser().is_dir()]
+    if not folders:
+        return _CaseReader(case, is_label)
+    if is_label or len(files) > 1:
+        wanted = "a label map is one NIfTI file" if is_label else "a DICOM series is the only channel of its image"
+        msg = f"case {case}, folder {folders[0]}: found a folder, but {wanted}; give files"
+        raise InputError(msg)
+    return _DicomReader(case)
+
+
+def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) -> torch.Tensor:
+    """Returns the volume with channels of zeros where no file is named."""
+    present = [channel for channel, name in enumerate(names) if name is not None]
+    if len(volume) != len(present):
+        got = f"{len(volume)} channels in {len(present)} files"
+        msg = f"{place}: expected one channel a file in a list with absent ones, got {got}; give 3D files"
+        raise InputError(msg)
+    # Zeros of NumPy take no memory until they are written.
+    stacked = torch.from_numpy(np.zeros((len(names), *volume.shape[1:]), dtype=np.float32))
+    stacked[present] = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    if not isinstance(volume, MetaTensor):
+        return stacked
+    # A single file is said to have had no channels, which would count the axis just made as a spatial one.
+    return MetaTensor(stacked, meta={**volume.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0})
+
+
+def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
+    """Returns the label map as int16."""
+    values = label.as_tensor() if isinstance(label, MetaTensor) else label
+    if values.dtype == torch.int16:
+        return label
+    whole = torch.empty(values.shape, dtype=torch.int16)
+    fractions, example, largest = 0, 0.0, 0.0
+    for part, target in zip(values.reshape(-1).split(_PART), whole.view(-1).split(_PART), strict=True):
+        part = part.to(torch.float32)
+        rounded = part.round()
+        fraction = ~((part - rounded).abs() <= WHOLE_NUMBER_TOLERANCE)  # written so that NaN counts as a fraction
+        if fraction.any():
+            example = example if fractions else part[fraction][0].item()
+            fractions += int(fraction.sum())
+        largest = max(largest, part.abs().max().item())
+        target.copy_(rounded)
+    if fractions:
+        msg = (
+            f"{place}: a label map holds whole numbers, this one holds {example:g} (in {fractions} voxels); "
+            "resample labels with nearest neighbours, or give the right file"
+        )
+        raise InputError(msg)
+    if largest > torch.iinfo(torch.int16).max:
+        msg = f"{place}: label number {largest:g} is no label number; give the right file"
+        raise InputError(msg)
+    return MetaTensor(whole, meta=label.meta) if isinstance(label, MetaTensor) else whole
+
+
+def files_of(volume: Any) -> list[str | None]:
+    """Returns the files that a volume was read from, one a channel or one in all; [] when it does not know.
+
+    A channel whose file is absent has None, as in the list that `LoadCased` was given.
+    """
+    meta = getattr(volume, "meta", {})
+    source = meta.get(FILES_KEY) or meta.get("filename_or_obj") or ""
+    return [name or None for name in str(source).split(os.pathsep)] if source else []
+
+
+class ReloadCased(MapTransform):
+    """Reads the files of an image again, as they were before preprocessing (for pictures, at no cost until then).
+
+    Args:
+        keys: images that `LoadCased` read.
+        names: where the untouched images go, one a key.
+        allow_missing_keys: whether an item may lack a key.
+        channels: those that are needed; where each channel has a file of its own, the others are left 0. None: all.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        names: KeysCollection,
+        allow_missing_keys: bool = False,
+        channels: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.names = ensure_tuple(names)
+        self.channels = channels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds the images as they are on the disk.
+
+        Raises:
+            InputError: when a file cannot be read any more, or the image does not know its files.
+        """
+        item = dict(data)
+        for key, name in self.key_iterator(item, self.names):
+            files = files_of(item[key])
+            if not files:
+                msg = f"item '{key}' does not know the files that it was read from; read it with LoadCased"
+                raise InputError(msg)
+            needed = [file if self.channels is None or c in self.channels else None for c, file in enumerate(files)]
+            files = needed if any(needed) else files
+            source = files if len(files) > 1 else files[0]
+            item[name] = LoadCased(str(name), label_keys=())({**item, name: source})[name]
+        return item
+
+
+class DropMissingd(MapTransform):
+    """Removes entries that are None: MONAI's evaluator adds a label of None to a case without one."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the item without its empty entries among the keys."""
+        return {key: value for key, value in data.items() if value is not None or key not in self.keys}
+
+
+class CheckCased(MapTransform):
+    """Checks a case that was just read (`LoadCased`, or `LoadImaged` with `ensure_channel_first`); changes no voxel.
+
+    The item gains `case`, from the file name, where it has none (MONAI Label gives only image and label).
+
+    Args:
+        keys: what to check; all must lie on the grid of the first.
+        num_channels: channels of an image.
+        channel_names: how messages name them; None takes the four modalities, or numbers where there are not four.
+        label_keys: those of `keys` that are label maps, with one channel.
+        affine_tolerance: largest difference between entries of affines (mm); None compares shapes only.
+        allow_missing_keys: whether an item may lack a key.
+        missing_modalities: whether channels of an image may be 0 throughout, as long as one is not: for a model trained
+            with modality_dropout.
+
+    Raises:
+        ValueError: when `channel_names` are not as many as `num_channels`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        num_channels: int = len(MODALITIES),
+        channel_names: Sequence[str] | None = None,
+        label_keys: KeysCollection = ("label",),
+        affine_tolerance: float | None = AFFINE_TOLERANCE,
+        allow_missing_keys: bool = False,
+        missing_modalities: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if channel_names is None:
+            numbered = [f"channel {index}" for index in range(num_channels)]
+            channel_names = MODALITIES if num_channels == len(MODALITIES) else numbered
+        if len(channel_names) != num_channels:
+            names = ", ".join(channel_names)
+            msg = (
+                f"channel_names ({names}) are {len(channel_names)}, num_channels is {num_channels}: give one name each"
+            )
+            raise ValueError(msg)
+        self.channel_names = tuple(channel_names)
+        self.label_keys = ensure_tuple(label_keys)
+        self.affine_tolerance = affine_tolerance
+        self.missing_modalities = missing_modalities
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Checks one item.
+
+        Raises:
+            InputError: when an image has the wrong number of channels, NaN or infinity, a channel without content, or
+                when shapes or affines differ.
+        """
+        item = dict(data)
+        present = list(self.key_iterator(item))
+        for key in present:
+            files = [file for file in files_of(item[key]) if file is not None]
+            if files:
+                item.setdefault("case", _case_of(files))
+            if key in self.label_keys:
+                self._check_label(item, key)
+            else:
+                self._check_channels(item, key)
+                self._check_values(item, key)
+        for key in present[1:]:
+            self._check_grid(item, present[0], key)
+        return item
+
+    def _check_label(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
+        shape = tuple(item[key].shape)
+        if len(shape) != 4 or shape[0] != 1:
+            place = _place(item, key)
+            msg = f"{place}: expected one label map [1, H, W, D], got an array {list(shape)}; give one 3D file"
+            raise InputError(msg)
+
+    def _check_channels(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
+        shape, expected = tuple(item[key].shape), len(self.channel_names)
+        if len(shape) != 4 or shape[0] != expected:
+            got = f"{shape[0]}" if len(shape) == 4 else f"{len(shape)} axes"
+            msg = (
+                f"{_place(item, key)}: expected {expected} channels ({', '.join(self.channel_names)}), got {got} "
+                f"(array {list(shape)}); {_channel_advice(shape, expected)}"
+            )
+            raise InputError(msg)
+        described = str(getattr(item[key], "meta", {}).get(CHANNELS_KEY) or "")
+        check_channel_order(_place(item, key), described.split(", ") if described else (), self.channel_names)
+
+    def _check_values(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
+        volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
+        # A NaN shows in both. Along an axis, aminmax takes ten times as long.
+        ends = [[end.item() for end in torch.aminmax(channel)] for channel in volume]
+        extremes = [(name, least, most) for name, (least, most) in zip(self.channel_names, ends, strict=True)]
+        for index, (name, least, most) in enumerate(extremes):
+            if not np.isfinite([least, most]).all():
+                bad = int((~torch.isfinite(volume[index])).sum())
+                msg = (
+                    f"{_place(item, key, index)}: {name} holds {bad} voxels that are NaN or infinite; "
+                    "replace them (by 0 outside the body) and save the file again"
+                )
+                raise InputError(msg)
+        if not any(least or most for _, least, most in extremes):
+            msg = f"{_place(item, key)}: the whole image is 0, it was exported empty; download or export it again"
+            raise InputError(msg)
+        for index, (name, least, most) in enumerate(extremes):
+            if least == most and (most or not self.missing_modalities):
+                advice = "" if most else f"; {DO_WITHOUT}"
+                msg = (
+                    f"{_place(item, key, index)}: {name} has no content, every voxel is {least:g}; "
+                    f"the modality is missing or was exported empty, provide the real one{advice}"
+                )
+                raise InputError(msg)
+
+    def _check_grid(self, item: Mapping[Hashable, Any], first_key: Hashable, key: Hashable) -> None:
+        first, other = item[first_key], item[key]
+        advice = f"resample '{key}' onto the grid of '{first_key}', or give the file that belongs to it"
+        expected, got = tuple(first.shape[1:]), tuple(other.shape[1:])
+        if expected != got:
+            msg = f"{_place(item, key)}: shape {got} of '{key}', but '{first_key}' has {expected}; {advice}"
+            raise InputError(msg)
+        if self.affine_tolerance is None or not (isinstance(first, MetaTensor) and isinstance(other, MetaTensor)):
+            return
+        apart = float((first.affine - other.affine).abs().max())
+        if not apart <= self.affine_tolerance:
+            msg = (
+                f"{_place(item, key)}: affine of '{key}' differs from that of '{first_key}' by up to {apart:.4g} "
+                f"(allowed {self.affine_tolerance:g}); {advice}"
+            )
+            raise InputError(msg)
+
+
+def _place(item: Mapping[Hashable, Any], key: Hashable, channel: int = 0) -> str:
+    """Returns which case and file a message is about."""
+    files = files_of(item[key])
+    named = [file for file in (*files[channel : channel + 1], *files) if file is not None]
+    file = named[0] if named else f"(item '{key}', not read from a file)"
+    return where(str(item.get("case", "without a name")), file)
+
+
+def _channel_advice(shape: tuple[int, ...], expected: int) -> str:
+    """Returns what to do about a wrong number of channels."""
+    if len(shape) == 4 and shape[0] > 1 and shape[-1] == expected:
+        return "the channels are last: read with ensure_channel_first=True (LoadCased does)"
+    if expected == 1:
+        return "give one 3D file (x, y, z)"
+    return (
+        f"give one 4D file (x, y, z, {expected}) or a list of {expected} files; stack_case makes the one of the other"
+    )

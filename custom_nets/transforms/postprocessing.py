@@ -1,0 +1,249 @@
+"""Cleaning of predicted regions: holes filled, a region too small to be believed and stray parts dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+from monai.utils import ensure_tuple
+from scipy import ndimage
+
+from custom_nets.errors import InputError
+from custom_nets.transforms.regions import check_names
+from custom_nets.transforms.saving.meshes import affine_of, as_array, region_in_box
+from custom_nets.transforms.saving.volumes import label_parts, voxel_millilitres
+
+_ROUNDING = 1e-5
+"""Relative error of a volume that the float32 affine of a turned grid may cause."""
+
+
+def _check_channels(regions: torch.Tensor, names: Sequence[str], source: str) -> None:
+    """Checks that regions `[R, H, W, D]` are as many as their names."""
+    if regions.ndim != 4 or len(regions) != len(names):
+        msg = (
+            f"{source} has shape {tuple(regions.shape)}; expected [{len(names)}, H, W, D], one channel for each of the "
+            f"regions {', '.join(names)}: name as many regions as there are channels"
+        )
+        raise InputError(msg)
+
+
+def _write(channels: torch.Tensor, box: tuple[slice, ...], mask: np.ndarray, value: int) -> None:
+    """Writes a value into all channels `[R, H, W, D]` where a mask `[h, w, d]` of a box is True."""
+    place = (slice(None), *box)
+    channels.as_subclass(torch.Tensor)[place].masked_fill_(torch.from_numpy(mask).to(channels.device), value)
+
+
+class _Cleand(MapTransform):
+    """Applies `self.cleaner` to its keys."""
+
+    cleaner: Callable[[torch.Tensor, str], torch.Tensor]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = self.cleaner(item[key], f"case {item.get('case', 'without a name')}: '{key}'")
+        return item
+
+
+class FillRegionHoles(Transform):
+    """Fills the holes of nested regions `[R, H, W, D]`, probabilities or binary: background enclosed in 3D by faces.
+
+    A filled voxel becomes 1, all others stay as they are.
+
+    ET is not filled unless `fill` names it: the hole of an enhancing ring is the necrotic core. (The published
+    post-processing filled it on the first passes only.) What is filled in a region is added to the outer ones as well,
+    so that nested regions stay nested. Type, device and metadata stay.
+
+    Args:
+        regions: name of each channel, outermost first.
+        fill: those whose holes are filled.
+        threshold: a region holds the voxels above it.
+        in_place: writes into the given tensor and not into a copy.
+
+    Raises: InputError when `fill` names no region.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[str] = ("WT", "TC", "ET"),
+        fill: Sequence[str] | str = ("WT", "TC"),
+        threshold: float = 0.5,
+        in_place: bool = False,
+    ) -> None:
+        self.regions = tuple(regions)
+        self.threshold = threshold
+        self.in_place = in_place
+        self.fill = ensure_tuple(fill)
+        check_names(self.fill, self.regions)
+
+    def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
+        """Fills one prediction.
+
+        Args:
+            regions: `[R, H, W, D]`.
+            source: how an error names the tensor.
+
+        Raises:
+            InputError: for another number of channels.
+        """
+        _check_channels(regions, self.regions, source)
+        filled = regions if self.in_place else regions.clone()
+        for index in reversed(range(len(self.regions))):
+            if self.regions[index] in self.fill:
+                mask, box = region_in_box(as_array(filled[index]), self.threshold)
+                _write(filled[: index + 1], box, ndimage.binary_fill_holes(mask) & ~mask, 1)
+        return filled
+
+
+class FillRegionHolesd(_Cleand):
+    """Dictionary form of `FillRegionHoles`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        regions: Sequence[str] = ("WT", "TC", "ET"),
+        fill: Sequence[str] | str = ("WT", "TC"),
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+        in_place: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.cleaner = FillRegionHoles(regions, fill, threshold, in_place)
+
+
+class DropSmallRegion(Transform):
+    """Empties a region of nested regions `[R, H, W, D]`, probabilities or binary, whose total volume is below a limit.
+
+    Its voxels stay in the outer regions: a dropped ET is written as tumour core. The regions inside a dropped one are
+    emptied with it. A case without enhancing tumour scores a Dice of 0 for a single false voxel. Type, device and
+    metadata stay.
+
+    Args:
+        regions: name of each channel, outermost first.
+        region: the one that may be dropped.
+        min_ml: it is kept from this volume on, in millilitres; 0 drops nothing. The post-processing of BraTS entries
+            used 500 voxels of 1 mm3, 0.5 ml.
+        threshold: a region holds the voxels above it.
+
+    Raises: InputError when `region` is no region, or for a negative volume.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[str] = ("WT", "TC", "ET"),
+        region: str = "ET",
+        min_ml: float = 0.5,
+        threshold: float = 0.5,
+    ) -> None:
+        self.regions = tuple(regions)
+        self.threshold = threshold
+        check_names([region], self.regions)
+        if not min_ml >= 0:
+            msg = f"min_ml is {min_ml}; expected a volume in millilitres, 0 to drop nothing"
+            raise InputError(msg)
+        self.region = region
+        self.min_ml = min_ml
+
+    def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
+        """Cleans one prediction.
+
+        Args:
+            regions: MetaTensor `[R, H, W, D]` on the grid whose affine it carries.
+            source: how an error names the tensor.
+
+        Raises:
+            InputError: for a tensor without affine, or another number of channels.
+        """
+        affine = affine_of(regions, self.regions, source)
+        index = self.regions.index(self.region)
+        kept = regions.clone()
+        voxels = np.count_nonzero(region_in_box(as_array(regions[index]), self.threshold)[0])
+        if voxels * voxel_millilitres(affine) < self.min_ml * (1 - _ROUNDING):
+            kept[index:] = 0
+        return kept
+
+
+class DropSmallRegiond(_Cleand):
+    """Dictionary form of `DropSmallRegion`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        regions: Sequence[str] = ("WT", "TC", "ET"),
+        region: str = "ET",
+        min_ml: float = 0.5,
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.cleaner = DropSmallRegion(regions, region, min_ml, threshold)
+
+
+class KeepLargestRegion(Transform):
+    """Keeps the largest connected part of a region of nested regions `[R, H, W, D]`, probabilities or binary.
+
+    The voxels of its other parts become 0, in the inner regions too: a false liver elsewhere in the body goes with its
+    tumours. The largest has the most voxels; voxels that share a corner are connected. Nothing happens where there is
+    one part. What lies below the threshold stays, so that the surface of the kept part stays as smooth as it was.
+    Type, device and metadata stay.
+
+    Args:
+        regions: name of each channel, outermost first.
+        region: the one whose largest part is kept.
+        threshold: a region holds the voxels above it.
+        in_place: writes into the given tensor and not into a copy.
+
+    Raises: InputError when `region` is no region.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[str] = ("liver", "tumour"),
+        region: str = "liver",
+        threshold: float = 0.5,
+        in_place: bool = False,
+    ) -> None:
+        self.regions = tuple(regions)
+        check_names([region], self.regions)
+        self.region = region
+        self.threshold = threshold
+        self.in_place = in_place
+
+    def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
+        """Cleans one prediction.
+
+        Args:
+            regions: `[R, H, W, D]`, nested (see `NestRegions`).
+            source: how an error names the tensor.
+
+        Raises:
+            InputError: for another number of channels.
+        """
+        _check_channels(regions, self.regions, source)
+        index = self.regions.index(self.region)
+        kept = regions if self.in_place else regions.clone()
+        mask, box = region_in_box(as_array(regions[index]), self.threshold)
+        parts, sizes = label_parts(mask)
+        if len(sizes) > 1:
+            _write(kept[index:], box, mask & (parts != sizes.argmax() + 1), 0)
+        return kept
+
+
+class KeepLargestRegiond(_Cleand):
+    """Dictionary form of `KeepLargestRegion`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        regions: Sequence[str] = ("liver", "tumour"),
+        region: str = "liver",
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+        in_place: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.cleaner = KeepLargestRegion(regions, region, threshold, in_place)

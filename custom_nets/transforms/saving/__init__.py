@@ -1,0 +1,1 @@
+"""Result files of a case: maps, meshes, volumes, pictures."""
