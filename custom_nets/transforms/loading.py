@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
-from monai.transforms import LoadImage, MapTransform
-from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from monai.transforms import EnsureChannelFirst, MapTransform
+from monai.transforms.io.array import switch_endianness
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
 from custom_nets.datasets.modalities import DO_WITHOUT, MODALITIES, case_of_files
 from custom_nets.errors import InputError
@@ -30,9 +33,13 @@ from custom_nets.io.nifti import (
 )
 
 FILES_KEY = "case_files"
-"""Where `LoadCased` writes the files of an image into its meta data: one text, as lists do not survive collation.
+"""Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
 
-An absent file is an empty name in it."""
+FORMS_KEY = "nifti_forms"
+"""Where `LoadCased` writes what the header says of the place of the voxels, see `VolumeHeader`."""
+
+ORIENTATION_KEY = "orientation"
+"""Where `LoadCased` writes from what the affine is known, see `VolumeHeader`."""
 
 CHANNELS_KEY = "described_channels"
 """Where `LoadCased` writes the channels that a file names itself, separated by commas."""
@@ -53,37 +60,36 @@ class _CaseReader(NibabelReader):
         super().__init__(squeeze_non_spatial_dims=True)
         self.case = case
         self.label = label
-        self.affine: np.ndarray = np.eye(4)
-        self.shapes: list[tuple[int, ...]] = []
-        self.described: tuple[str, ...] = ()
+        self.headers: list[VolumeHeader] = []
         self.channel: np.ndarray | None = None
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        headers = [read_header(name, self.case) for name in ensure_tuple(data)]
-        check_same_grid(self.case, headers)
-        images = super().read(data, **kwargs)
-        self.affine = np.array(ensure_tuple(images)[0].affine)
-        self.shapes = [header.shape for header in headers]
-        self.described = headers[0].channels
-        return images
+        # Not MONAI's own `read`: where voxel sizes are rounded it makes another affine.
+        self.filenames = ensure_tuple(data)
+        self.headers = [read_header(name, self.case) for name in self.filenames]
+        check_same_grid(self.case, self.headers)
+        images = [nib.load(name, **kwargs) for name in self.filenames]
+        return images if len(images) > 1 else images[0]
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        if len(self.shapes) == 1 or len(self.shapes[0]) != 3 or len(set(self.shapes)) > 1:
+        first, shapes = self.headers[0], {header.shape for header in self.headers}
+        place = {FORMS_KEY: first.forms, ORIENTATION_KEY: first.orientation}
+        if len(self.headers) == 1 or len(shapes) > 1 or len(first.shape) != 3:
             voxels, meta = super().get_data(img)
-            return voxels, {**meta, CHANNELS_KEY: ", ".join(self.described)}
+            return voxels, {**meta, **place, CHANNELS_KEY: ", ".join(first.channels)}
         # One 3D file a channel: unpacked beside each other, each to its place, so that nothing has to be stacked.
         files = self.filenames
-        channels = np.empty((len(files), *self.shapes[0]), dtype=np.float32)
+        channels = np.empty((len(files), *first.shape), dtype=np.float32)
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
             list(pool.map(lambda file, channel: read_voxels(file, self.case, out=channel), files, channels))
         self.filenames, self.channel = files[:1], channels[0]
         _, meta = super().get_data(img[0])
         self.filenames, self.channel = files, None
-        return channels, {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0, CHANNELS_KEY: ""}
+        return channels, {**meta, **place, MetaKeys.ORIGINAL_CHANNEL_DIM: 0, CHANNELS_KEY: ""}
 
     def _get_affine(self, img: Any) -> np.ndarray:
-        # `read` allows rounding between the files of a case, MONAI's own comparison does not.
-        return self.affine.copy()
+        # In millimetres, and the first file's: `read` allows rounding between files, MONAI's own comparison does not.
+        return self.headers[0].affine.copy()
 
     def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
         if self.channel is not None:
@@ -116,6 +122,7 @@ class _DicomReader(ImageReader):
             MetaKeys.SPATIAL_SHAPE: np.array(header.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            ORIENTATION_KEY: header.orientation,
         }
 
 
@@ -142,9 +149,6 @@ class LoadCased(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        # The readers below give float32, and small labels without a detour. No `LoadImaged`: MONAI Label puts a wrapper
-        # around those, which wants every key to be there.
-        self._loader = LoadImage("NibabelReader", image_only=True, dtype=None, ensure_channel_first=True)
         self.label_keys = ensure_tuple(label_keys)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
@@ -169,14 +173,25 @@ class LoadCased(MapTransform):
             item.setdefault("case", _case_of(files))
             case = str(item["case"])
             is_label = key in self.label_keys
-            volume = self._loader(files, reader or _reader(files, case, is_label))
+            volume = _load(files, reader or _reader(files, case, is_label))
             if len(files) < len(names):
                 volume = _with_absent(volume, names, where(case, files[0]))
             volume = _whole_numbers(volume, where(case, files[0])) if is_label else volume.to(torch.float32)
             if isinstance(volume, MetaTensor):
-                volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(name or "" for name in names)})
+                volume.meta.update({"case": case, FILES_KEY: json.dumps(names)})
             item[key] = volume
         return item
+
+
+def _load(files: Sequence[str], reader: ImageReader) -> torch.Tensor:
+    """Returns what MONAI's `LoadImage` would, channels first, in the reader's own type.
+
+    That one makes a reader of every sort first, and those of DICOM warn of decoders that nobody asked for.
+    """
+    names = [os.path.expanduser(file) for file in files]
+    voxels, meta = reader.get_data(reader.read(names))
+    meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: names[0]}
+    return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(voxels, meta))
 
 
 def _case_of(files: Sequence[str]) -> str:
@@ -246,8 +261,10 @@ def files_of(volume: Any) -> list[str | None]:
     A channel whose file is absent has None, as in the list that `LoadCased` was given.
     """
     meta = getattr(volume, "meta", {})
-    source = meta.get(FILES_KEY) or meta.get("filename_or_obj") or ""
-    return [name or None for name in str(source).split(os.pathsep)] if source else []
+    if meta.get(FILES_KEY):
+        return json.loads(meta[FILES_KEY])
+    source = meta.get("filename_or_obj")
+    return [str(source)] if source else []
 
 
 class ReloadCased(MapTransform):
