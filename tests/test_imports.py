@@ -21,7 +21,7 @@ LEVELS = {
     "": -2,
 }
 MIDDLE = 2  # transforms, inferers, losses, metrics, handlers, engines
-OPTIONAL = {"itk", "mcubes", "matplotlib"}
+OPTIONAL = {"itk", "pydicom", "mcubes", "matplotlib"}
 
 
 def room_of(path: Path) -> str:

@@ -329,9 +329,13 @@ def _orphan(segmentation: Path, volume: Path) -> Item:
 
 def _dicom_series(folders: Folders, labels: Labels) -> list[Item]:
     """Finds folders that hold the files of a DICOM series each."""
-    from custom_nets.io.dicom import is_dicom_folder, study_of
+    from custom_nets.io.dicom import holds_ct, is_dicom_folder, study_of
 
-    series = [folder for folder in folders if is_dicom_folder(folder)]
+    every = [folder for folder in folders if is_dicom_folder(folder)]
+    series = [folder for folder in every if holds_ct(folder)] if len(every) > 1 else every
+    if 0 < len(series) < len(every):
+        logger.info("takes %d DICOM folders with CT, passes over %d others", len(series), len(every) - len(series))
+    series = series or every  # the check of each case says what it is instead
     studies: dict[str, list[str]] = defaultdict(list)
     for folder in series if len(series) > 1 else []:
         try:

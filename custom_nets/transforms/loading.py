@@ -131,9 +131,9 @@ class LoadCased(MapTransform):
 
     An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
     becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
-    be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs itk) becomes
-    `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file holds
-    floats with whole values.
+    be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs pydicom)
+    becomes `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file
+    holds floats with whole values.
     The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
 
     Args:
