@@ -19,7 +19,7 @@ from monai.transforms import EnsureChannelFirst, MapTransform
 from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
-from custom_nets.datasets.modalities import DO_WITHOUT, MODALITIES, case_of_files
+from custom_nets.datasets.modalities import MODALITIES, case_of_files
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import is_dicom_folder, read_dicom
 from custom_nets.io.nifti import (
@@ -31,6 +31,7 @@ from custom_nets.io.nifti import (
     read_voxels,
     where,
 )
+from custom_nets.transforms.voxel_checks import check_voxels
 
 FILES_KEY = "case_files"
 """Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
@@ -329,6 +330,8 @@ class CheckCased(MapTransform):
         allow_missing_keys: whether an item may lack a key.
         missing_modalities: whether channels of an image may be 0 throughout, as long as one is not: for a model trained
             with modality_dropout.
+        voxel_warnings: whether to warn of voxels that look unlike those that models are trained with, see
+            `check_voxels`.
 
     Raises:
         ValueError: when `channel_names` are not as many as `num_channels`.
@@ -343,6 +346,7 @@ class CheckCased(MapTransform):
         affine_tolerance: float | None = AFFINE_TOLERANCE,
         allow_missing_keys: bool = False,
         missing_modalities: bool = False,
+        voxel_warnings: bool = True,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if channel_names is None:
@@ -358,6 +362,7 @@ class CheckCased(MapTransform):
         self.label_keys = ensure_tuple(label_keys)
         self.affine_tolerance = affine_tolerance
         self.missing_modalities = missing_modalities
+        self.voxel_warnings = voxel_warnings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Checks one item.
@@ -401,29 +406,16 @@ class CheckCased(MapTransform):
         check_channel_order(_place(item, key), described.split(", ") if described else (), self.channel_names)
 
     def _check_values(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
-        volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
-        # A NaN shows in both. Along an axis, aminmax takes ten times as long.
-        ends = [[end.item() for end in torch.aminmax(channel)] for channel in volume]
-        extremes = [(name, least, most) for name, (least, most) in zip(self.channel_names, ends, strict=True)]
-        for index, (name, least, most) in enumerate(extremes):
-            if not np.isfinite([least, most]).all():
-                bad = int((~torch.isfinite(volume[index])).sum())
-                msg = (
-                    f"{_place(item, key, index)}: {name} holds {bad} voxels that are NaN or infinite; "
-                    "replace them (by 0 outside the body) and save the file again"
-                )
-                raise InputError(msg)
-        if not any(least or most for _, least, most in extremes):
-            msg = f"{_place(item, key)}: the whole image is 0, it was exported empty; download or export it again"
-            raise InputError(msg)
-        for index, (name, least, most) in enumerate(extremes):
-            if least == most and (most or not self.missing_modalities):
-                advice = "" if most else f"; {DO_WITHOUT}"
-                msg = (
-                    f"{_place(item, key, index)}: {name} has no content, every voxel is {least:g}; "
-                    f"the modality is missing or was exported empty, provide the real one{advice}"
-                )
-                raise InputError(msg)
+        image = item[key]
+        known = isinstance(image, MetaTensor) and image.meta.get(ORIENTATION_KEY) is not None
+        check_voxels(
+            torch.as_tensor(image),
+            self.channel_names,
+            lambda channel: _place(item, key, channel),
+            self.missing_modalities,
+            float(image.affine[:3, :3].det().abs()) / 1000 if known else None,
+            self.voxel_warnings,
+        )
 
     def _check_grid(self, item: Mapping[Hashable, Any], first_key: Hashable, key: Hashable) -> None:
         first, other = item[first_key], item[key]

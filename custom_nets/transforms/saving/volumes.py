@@ -21,6 +21,7 @@ from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
 from custom_nets.transforms.loading import ORIENTATION_KEY
 from custom_nets.transforms.regions import check_names, get_scheme
+from custom_nets.transforms.saving.case_files import result_file
 from custom_nets.transforms.saving.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
 from custom_nets.transforms.slabs import split_slabs
 
@@ -249,6 +250,6 @@ class SaveRegionVolumesd(MapTransform):
                 "orientation": item[key].meta.get(ORIENTATION_KEY),
                 "regions": region_volumes(item[key], affine, self.regions, self.threshold, self.parts),
             }
-            with atomic_file(self.output_dir / case / f"{case}_volumes{suffix}.json") as file:
+            with atomic_file(result_file(self.output_dir, case, f"_volumes{suffix}.json")) as file:
                 file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return item
