@@ -92,10 +92,12 @@ def _warn(text: str) -> None:
     logger.warning(text)
 
 
-def _percentile(values: torch.Tensor, percent: float) -> float:
-    """Returns a percentile of an evenly spread sample."""
-    flat = values.reshape(-1)
-    return float(np.percentile(flat[:: max(1, len(flat) // _SAMPLE)].float().numpy(force=True), percent))
+def _sample(channel: torch.Tensor) -> np.ndarray:
+    """Returns voxels spread evenly over a channel; a whole step could stay in one plane."""
+    flat = channel.reshape(-1)
+    picked = torch.linspace(0, len(flat) - 1, min(len(flat), _SAMPLE), dtype=torch.float64, device=flat.device)
+    sample: np.ndarray = flat[picked.long()].float().numpy(force=True)
+    return sample
 
 
 def _share(mask: torch.Tensor) -> str:
@@ -117,11 +119,9 @@ def _ct_notes(channel: torch.Tensor, least: float, most: float) -> Iterator[str]
     if least >= -1 and most <= 1:
         yield f"holds values from {least:g} to {most:g}: scaled, no Hounsfield units; give the CT as exported; {insist}"
     elif least > AIR_BELOW:
-        darkest = _percentile(channel, 1)
-        raw = 0 <= darkest <= 150 and most > 255
-        offset = (
-            "" if most <= 255 else f"; adding {-1024 if raw else round(-1000 - darkest)} would put air in its place"
-        )
+        darkest = float(np.percentile(_sample(channel), 1))
+        shift = -1024 if 0 <= darkest <= 150 else round(-1000 - darkest)  # as scanners store them, as they are found
+        offset = "" if most <= 255 else f"; adding {shift} would put air in its place"
         picture = " as of an 8-bit picture" if least >= 0 and most <= 255 else ""
         yield (
             f"holds values from {least:g} to {most:g}{picture}, none near air (-1000): these may be no Hounsfield units"
@@ -131,9 +131,10 @@ def _ct_notes(channel: torch.Tensor, least: float, most: float) -> Iterator[str]
 
 def _brain_notes(channel: torch.Tensor, least: float, most: float, voxel_millilitres: float | None) -> Iterator[str]:
     """Yields what of an MRI of the brain is not as in the BraTS data: skull-stripped, background exactly 0."""
-    outside = channel == 0
-    zeros = int(torch.count_nonzero(outside)) / channel.numel()
-    usual = _percentile(channel[~outside].abs(), 99.9)
+    zeros = 1 - int(torch.count_nonzero(channel)) / channel.numel()
+    sample = _sample(channel)
+    inside = np.abs(sample[sample != 0])
+    usual = float(np.percentile(inside, 99.9)) if len(inside) else 0.0
     if max(-least, most) > OUTLIER * usual > 0:
         beyond = _share(channel.abs() > OUTLIER * usual)
         yield (
@@ -142,16 +143,11 @@ def _brain_notes(channel: torch.Tensor, least: float, most: float, voxel_millili
         )
     advice = "models are trained with brains without skull on a background of exactly 0"
     if zeros < _BACKGROUND_SHARE:
-        background = _percentile(channel, 5)
-        scored = " (already scaled to a mean of 0)" if least < 0 and abs(_mean(channel)) < 0.1 * usual else ""
+        scored = " (already scaled to a mean of 0)" if least < 0 and abs(sample.mean()) < 0.1 * usual else ""
         yield (
-            f"has no background of 0{scored}: {100 * zeros:.2g} % of its voxels are 0, its darkest twentieth lies below "
-            f"{background:.3g}; {advice}: set what lies outside the brain to 0"
+            f"has no background of 0{scored}: {100 * zeros:.2g} % of its voxels are 0, its darkest 5 % end at "
+            f"{np.percentile(sample, 5):.3g}; {advice}: set what lies outside the brain to 0"
         )
     elif voxel_millilitres is not None and (1 - zeros) * channel.numel() * voxel_millilitres > HEAD_MILLILITRES:
         millilitres = (1 - zeros) * channel.numel() * voxel_millilitres
         yield f"holds {millilitres:,.0f} ml that are not 0, more than a brain; {advice}: strip the skull first"
-
-
-def _mean(channel: torch.Tensor) -> float:
-    return float(channel.mean(dtype=torch.float64))
