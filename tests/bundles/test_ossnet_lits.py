@@ -78,8 +78,8 @@ def inferred(trained, tmp_path_factory) -> Path:
 def test_training_and_inference_agree(override):
     training, inference = parse("train", *override).config, parse("inference", *override).config
     shared = set(training) & set(inference)
-    agreed = "network_def network preprocessing hu_window spacing regions bundle_root ckpt_dir one_liver step_unit"
-    assert set(agreed.split()) <= shared
+    agreed = "network_def network preprocessing hu_window spacing regions bundle_root ckpt_dir keep_largest_liver"
+    assert {*agreed.split(), "step_unit"} <= shared
     differing = {key for key in shared if training[key] != inference[key]}
     assert differing == {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run"}
 
