@@ -17,6 +17,7 @@ LEVELS = {
     "networks": 0,
     "io": -1,
     "errors": -2,
+    "bundle_keys": -1,
     "distributed": -2,
     "": -2,
 }

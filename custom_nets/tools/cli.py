@@ -210,6 +210,19 @@ def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (
     print(f"on {device}, besides {beside}; encoder and points are not held together")
 
 
+def build_bundles(folder: str = "bundles") -> None:
+    """Builds the configs of this project's bundles anew from their source, custom_nets/tools/bundle_source.
+
+    Args:
+        folder: of all bundles.
+    """
+    from custom_nets.tools import write_bundle
+    from custom_nets.tools.bundle_builder import SPECIFICATIONS
+
+    changed = [file for spec in SPECIFICATIONS for file in write_bundle(spec, Path(folder) / spec.stem)]
+    print("\n".join([*(f"wrote {file}" for file in changed), f"{len(SPECIFICATIONS)} bundles are up to date"]))
+
+
 def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
     """Packs a bundle as a zip file for others, when it has no fault, and enters it into models/model_info.json.
 
@@ -308,6 +321,7 @@ VERBS = {
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
     "memory": memory,
+    "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,
     "export": export,

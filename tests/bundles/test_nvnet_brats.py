@@ -12,7 +12,6 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import SegResNet
 
 from custom_nets.datasets import brats_datalist, load_split
-from custom_nets.datasets.modalities import MODALITIES
 from custom_nets.errors import find_input_error
 from custom_nets.tools import convert_segresnet_checkpoint, write_submission
 from tests.bundles.bundle import Bundle, command
@@ -56,44 +55,6 @@ def incomplete(phantoms, tmp_path) -> Path:
     shutil.copytree(phantoms / name, tmp_path / "data" / name)
     (tmp_path / "data" / name / f"{name}_flair.nii.gz").unlink()
     return tmp_path / "data"
-
-
-AGREED = (
-    "network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype crop_size regions init_filters "
-    "dropout latent_size final_norm modality_dropout bias_correction inferer_mode overlap mirror_axes ensemble "
-    "fill_holes min_enhancing_ml memory_format"
-)
-
-
-@pytest.mark.parametrize("key", AGREED.split())
-def test_training_and_inference_agree(key):
-    assert NVNET.parse("train")[key] == NVNET.parse("inference")[key]
-
-
-def test_the_networks_differ_in_what_inference_leaves_out():
-    train, inference = NVNET.parse("train"), NVNET.parse("inference")
-    assert {**inference["network_def"], "checkpointing": "@checkpointing"} == train["network_def"]
-    assert (train["vae"], inference["vae"]) == (True, False)
-
-
-def test_evaluation_and_inference_see_and_clean_alike():
-    train, inference = NVNET.parse("train", "evaluate"), NVNET.parse("inference")
-    inferer = inference["inferer"]
-    assert inferer.pop("spread") == "@save_uncertainty"
-    assert train["validate#inferer"] == inferer
-    steps = [step for step in train["validate#postprocessing#transforms"] if step["_target_"] != "AsDiscreted"]
-    assert all(step in inference["postprocessing#transforms"] for step in steps)
-    assert train["missing_modalities"] == inference["missing_modalities"]
-
-
-def test_metadata_agrees_with_the_configs():
-    metadata = json.loads((NVNET.folder / "configs" / "metadata.json").read_text())
-    image = metadata["network_data_format"]["inputs"]["image"]
-    assert tuple(image["channel_def"].values()) == MODALITIES
-    parser = NVNET.parse("train")
-    assert parser["network_def#in_channels"] == image["num_channels"] == 4
-    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == len(parser["regions"])
-    assert metadata["version"] in metadata["changelog"]
 
 
 def test_the_default_is_the_papers_set_up():

@@ -13,7 +13,6 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import Invertd
 
 from custom_nets.datasets import brats_datalist, load_split
-from custom_nets.datasets.modalities import MODALITIES
 from custom_nets.tools import stack_case
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
@@ -52,34 +51,6 @@ def trained(phantoms, tmp_path_factory) -> dict:
     }
     run("training", "train", **keys)
     return keys
-
-
-AGREED = (
-    "network_def network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype image_size regions "
-    "reduction channels hidden_features inferer_mode coarse_step candidate_step prior scan_step "
-    "points_per_chunk memory_limit decoder_dtype"
-)
-
-
-@pytest.mark.parametrize("key", AGREED.split())
-def test_training_and_inference_agree(key):
-    assert parse("train")[key] == parse("inference")[key]
-
-
-def test_training_and_inference_search_alike():
-    inferer = parse("inference")["inferer"]
-    assert inferer.pop("output_spacing") == "@output_spacing"  # scores are taken on the label's grid
-    assert parse("train")["validate#inferer"] == inferer
-
-
-def test_metadata_agrees_with_the_configs():
-    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
-    image = metadata["network_data_format"]["inputs"]["image"]
-    assert tuple(image["channel_def"].values()) == MODALITIES
-    parser = parse("train")
-    assert parser["network_def#in_channels"] == image["num_channels"] == 4
-    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == len(parser["regions"])
-    assert metadata["version"] in metadata["changelog"]
 
 
 @pytest.mark.parametrize(
