@@ -139,7 +139,7 @@ def infer(path, folder):
                 output_dir=folder,
                 output_postfix="prediction",
                 output_name_formatter=case_name,
-                output_dtype=np.uint8,
+                output_dtype=torch.uint8,
                 resample=False,
                 writer=WholeNibabelWriter,
                 print_log=False,

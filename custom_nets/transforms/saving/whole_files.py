@@ -13,7 +13,7 @@ import numpy as np
 from monai.config import NdarrayOrTensor
 from monai.data import NibabelWriter
 from monai.data.utils import to_affine_nd
-from monai.utils import convert_to_numpy
+from monai.utils import convert_to_numpy, get_equivalent_dtype
 
 from custom_nets.io.orientation import make_header
 from custom_nets.transforms.loading import FORMS_KEY
@@ -51,9 +51,10 @@ class WholeNibabelWriter(NibabelWriter):
         affine = np.eye(4) if self.affine is None else convert_to_numpy(self.affine).astype(np.float64)
         voxels = convert_to_numpy(self.data_obj)
         header = make_header(to_affine_nd(3, affine), self.forms)
-        header.set_data_dtype(self.output_dtype or voxels.dtype)
+        dtype = get_equivalent_dtype(self.output_dtype or voxels.dtype, np.ndarray)
+        header.set_data_dtype(dtype)
         # Without an affine of its own an image leaves the forms in the header as they are.
-        image = nib.Nifti1Image(voxels.astype(header.get_data_dtype(), copy=False), None, header)
+        image = nib.Nifti1Image(voxels.astype(dtype, copy=False), None, header)
         # A folder beside it: nibabel tells the format by the end of the name.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".", suffix=".part") as folder:
             part = Path(folder, target.name)
