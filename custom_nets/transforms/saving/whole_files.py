@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from monai.data import NibabelWriter
+
+from custom_nets.io.files import atomic_file
 
 
 class WholeNibabelWriter(NibabelWriter):
@@ -18,9 +18,5 @@ class WholeNibabelWriter(NibabelWriter):
 
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
         """Writes the file, see `monai.data.NibabelWriter`."""
-        target = Path(filename)
-        # A folder beside it: nibabel tells the format by the end of the name.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".", suffix=".part") as folder:
-            part = Path(folder, target.name)
+        with atomic_file(filename) as part:
             super().write(part, verbose=verbose, **kwargs)
-            part.replace(target)
