@@ -24,6 +24,7 @@ from custom_nets.handlers.epoch_stream import EpochStream
 from custom_nets.handlers.random_state import RandomState
 from custom_nets.handlers.stop_requests import StopRequests
 from custom_nets.io.files import keep_as, remove_unfinished
+from custom_nets.io.model_settings import check_settings, training_record, with_settings
 from custom_nets.io.weights import load_state, names_not_finite, read_tensors, save_tensors, unwrapped
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class TrainingCheckpoints:
         resume: whether to go on from the newest state in `ckpt_dir`; with more epochs than before, its schedule is
             made for the new number.
         logs: files and folders that a run writes, and the next one must not mix with its own.
+        keys: of the config, that describe the network and its input; they travel with the weights, see
+            `training_record`.
+        dataset_dir: whose name does so.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class TrainingCheckpoints:
         interval: int = 5,
         resume: bool = False,
         logs: Sequence[str | Path] = (),
+        keys: Mapping[str, Any] | None = None,
+        dataset_dir: str | Path = "",
     ) -> None:
         self.ckpt_dir = Path(ckpt_dir)
         self.state = dict(state)
@@ -86,6 +92,8 @@ class TrainingCheckpoints:
         self.interval = interval
         self.resume = resume
         self.logs = [Path(path) for path in logs]
+        self.keys = keys or {}
+        self.data_name = Path(dataset_dir).resolve().name if str(dataset_dir) else ""
         self._stop = StopRequests()
         self._stream = EpochStream(0)
         self._random: dict[str, Any] = {}
@@ -136,6 +144,7 @@ class TrainingCheckpoints:
         if misfit:
             msg = f"{file}: does not fit the network: {misfit}; give the keys and config files of the run to go on with"
             raise InputError(msg)
+        check_settings(file, content["network"], self.keys, strict=False)
         for name, target in self.state.items():
             if name in ("network", "lr_scheduler"):
                 continue
@@ -238,16 +247,16 @@ class TrainingCheckpoints:
         if best is not None:  # MONAI takes the first score, also one that is not a number, and forgets earlier runs
             state.best_metric, state.best_metric_epoch = best, best_epoch
         if better and (self._begun or self.resume) and idist.get_rank() == 0:
-            network = self._network_state()
+            network = self._network_state(engine)
             if network is not None:
                 self._save(_MODEL, network)
-                self._save(_BEST, self._whole(engine))
+                self._save(_BEST, self._whole(engine, network))
 
     def _completed(self, engine: Trainer) -> None:
         self._stop.release()
         self._save_state(engine)
         if self._begun and getattr(self.evaluator.state, "best_so_far", (None,))[0] is None and idist.get_rank() == 0:
-            network = self._network_state()
+            network = self._network_state(engine)
             if network is not None:
                 self._save(_MODEL, network)
 
@@ -290,9 +299,10 @@ class TrainingCheckpoints:
         """Saves the state after the last step, unless it is saved, no step has succeeded, or it is not finite."""
         if not self._begun or self._saved == self._step or idist.get_rank() != 0:
             return
-        if self._network_state() is None:
+        network = self._network_state(engine)
+        if network is None:
             return
-        self._save(_LAST, self._whole(engine))
+        self._save(_LAST, self._whole(engine, network))
         self._last_is_ours = True
         self._saved = self._step
         logger.info("saved %s after step %s", self.ckpt_dir / _LAST, self._step)
@@ -309,18 +319,21 @@ class TrainingCheckpoints:
         _set_aside([*states, *self.ckpt_dir.glob(_OLD_STATES)], copied=[self.ckpt_dir / _MODEL])
         self._own = True
 
-    def _network_state(self) -> dict[str, torch.Tensor] | None:
-        """Returns the state dict of the network; None, with a warning, when it is not finite."""
+    def _network_state(self, engine: Trainer) -> Mapping[str, torch.Tensor] | None:
+        """Returns the network's state dict with the settings of this run; None, with a warning, if it is not finite."""
         state = unwrapped(self.state["network"]).state_dict()
         wrong = names_not_finite(state)
         if wrong:
             logger.warning("the network is not finite (NaN or infinite) in %s; it is not saved", first_names(wrong))
             return None
-        return state
+        loaders = {"training": engine.data_loader, "validation": self.evaluator.data_loader}
+        cases = {name: getattr(getattr(loader, "dataset", None), "data", ()) for name, loader in loaders.items()}
+        scores = {**self.evaluator.state.metrics, "epoch": self.evaluator.state.epoch}
+        return with_settings(state, training_record(self.keys, state, cases, scores, self.data_name))
 
-    def _whole(self, engine: Trainer) -> dict[str, Any]:
+    def _whole(self, engine: Trainer, network: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         state = {name: target.state_dict() for name, target in self.state.items() if name != "network"}
-        state["network"] = unwrapped(self.state["network"]).state_dict()
+        state["network"] = network
         known = {name: getattr(self.evaluator.state, name, None) for name in _OF_EVALUATOR}
         return {
             **state,

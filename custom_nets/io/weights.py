@@ -96,7 +96,7 @@ def names_not_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
 
 
-def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) -> None:
+def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) -> dict[str, Tensor]:
     """Loads a file into a network; every name and shape must fit.
 
     Args:
@@ -104,13 +104,18 @@ def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) ->
         path: see `read_state_dict`.
         advice: what the person should do when the file does not fit, the end of the message.
 
+    Returns:
+        What the file holds.
+
     Raises:
         InputError: when the file cannot be read, or does not fit the network (which is then partly loaded).
     """
-    found = load_state(network, read_state_dict(path))
+    state = read_state_dict(path)
+    found = load_state(network, state)
     if found:
         msg = f"{path}: does not fit the network: {found}; {advice}"
         raise InputError(msg)
+    return state
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> str:
