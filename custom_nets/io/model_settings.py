@@ -6,14 +6,13 @@ import hashlib
 import json
 import logging
 import platform
-import traceback
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from torch import Tensor
 
 import custom_nets
@@ -88,15 +87,6 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def take_over_settings() -> None:
-    """Gives the running bundle the keys that its model was trained with, see `take_over`; a step of `initialize`."""
-    frames = [frame.f_locals for frame, _ in traceback.walk_stack(None)]
-    workflow = next((each["self"] for each in frames if isinstance(each.get("self"), ConfigWorkflow)), None)
-    if workflow is not None:
-        typed: dict[str, Any] = next((f["override"] for f in frames if isinstance(f.get("override"), dict)), {})
-        take_over(workflow.parser, typed, workflow.config_root_path)
 
 
 def take_over(parser: ConfigParser, typed: Collection[str], folder: str | Path) -> None:

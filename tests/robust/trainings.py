@@ -21,10 +21,8 @@ SEARCH = {
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _ROOMS = ("datasets", "handlers", "inferers", "losses", "metrics", "networks", "transforms")
-_CONTEXT.set_forkserver_preload(
-    ["pytest", "torch._dynamo", "monai.bundle", "monai.engines", "monai.handlers", "monai.transforms"]
-    + ["torch.utils.tensorboard", *(f"custom_nets.{room}" for room in _ROOMS)]
-)
+_PRELOADED = ("pytest", "torch._dynamo", "torch.utils.tensorboard", "monai.bundle", "monai.engines", "monai.handlers")
+_CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"custom_nets.{room}" for room in _ROOMS)])
 
 
 def start(

@@ -7,9 +7,9 @@ import torch
 
 from custom_nets.networks import OSSNet
 from custom_nets.networks.ossnet.network import VARIANTS
+from custom_nets.networks.pade import activation as pade_module
+from custom_nets.networks.pade import fused as fused_pade_module
 from custom_nets.networks.pade.activation import PadeActivation
-from custom_nets.networks.pade.activation import activation as pade_module
-from custom_nets.networks.pade.activation import fused as fused_pade_module
 from custom_nets.networks.pade.fused import biased_pade_
 
 SIZE = (40, 33, 26)
