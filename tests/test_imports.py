@@ -1,4 +1,4 @@
-"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks -> io."""
+"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks, io."""
 
 import ast
 import sys

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from custom_nets.datasets.modalities import DO_WITHOUT
+from custom_nets.datasets.validation import DO_WITHOUT
 from custom_nets.errors import InputError
 
 CT_NAMES = ("CT",)

@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import SegResNet
 
-from custom_nets.datasets import brats_datalist, load_split
+from custom_nets.datasets import datalist, load_split
 from custom_nets.errors import find_input_error
 from custom_nets.tools import convert_segresnet_checkpoint, write_submission
 from tests.bundles.bundle import Bundle, command
@@ -99,7 +99,7 @@ def test_every_property_that_monai_expects_is_there(workflow_type, name, phantom
 def test_bias_correction_is_one_key_away(phantoms):
     """The image changes, its grid and its background do not."""
     pytest.importorskip("itk")
-    item = brats_datalist(phantoms)[0]
+    item = datalist(phantoms)[0]
     plain, corrected = (
         NVNET.parse("inference", bias_correction=wanted).get_parsed_content("preprocessing")(dict(item))["image"]
         for wanted in (False, True)
@@ -156,7 +156,7 @@ def test_evaluation_needs_no_branch(trained, tmp_path):
 @pytest.mark.parametrize("mode", ["whole", "windows"])
 def test_inference_writes_patient_space_results(trained, phantoms, tmp_path, mode):
     NVNET.run("inferring", "inference", **{**trained, "output_dir": str(tmp_path)}, inferer_mode=mode)
-    for item in brats_datalist(phantoms):
+    for item in datalist(phantoms):
         folder = tmp_path / item["case"]
         source = nibabel.load(item["label"])
         result = nibabel.load(folder / f"{item['case']}_prediction.nii.gz")
@@ -173,7 +173,7 @@ def test_an_ensemble_of_flips_and_checkpoints_tells_its_doubt(trained, phantoms,
     other = torch.load(model, weights_only=True)
     other["conv_final.2.conv.bias"] += 1
     torch.save(other, tmp_path / "other.pt")
-    case = brats_datalist(phantoms)[0]
+    case = datalist(phantoms)[0]
     keys = {**trained, **PICTURES_OFF, "dataset_dir": str(Path(case["label"]).parent), "output_dir": str(tmp_path)}
     keys |= {"mirror_axes": [0, 1, 2], "ensemble": [model, str(tmp_path / "other.pt")]}
     NVNET.run("inferring", "inference", **keys, save_uncertainty=True, save_probabilities=True)

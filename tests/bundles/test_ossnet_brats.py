@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.transforms import Invertd
 
-from custom_nets.datasets import brats_datalist, load_split
+from custom_nets.datasets import datalist, load_split
 from custom_nets.tools import stack_case
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
@@ -153,7 +153,7 @@ def test_evaluation_writes_every_case_and_region(trained, tmp_path):
 
 def test_inference_writes_patient_space_results(trained, phantoms, tmp_path):
     run("inferring", "inference", **{**trained, "output_dir": str(tmp_path)}, save_probabilities=True)
-    for item in brats_datalist(phantoms):
+    for item in datalist(phantoms):
         folder = tmp_path / item["case"]
         source = nibabel.load(item["label"])
         result = nibabel.load(folder / f"{item['case']}_prediction.nii.gz")
@@ -169,7 +169,7 @@ def test_inference_writes_patient_space_results(trained, phantoms, tmp_path):
 
 def test_results_of_another_spacing_lie_where_the_image_does(trained, phantoms, tmp_path):
     """Phantom voxels are 6 x 6 x 5.54 mm; asked at 3 mm, the result covers the same patient."""
-    item = brats_datalist(phantoms)[0]
+    item = datalist(phantoms)[0]
     keys = {**trained, "dataset_dir": str(Path(item["label"]).parent), "output_dir": str(tmp_path)}
     run("inferring", "inference", **keys, output_spacing=3, save_probabilities=True)
     folder = tmp_path / item["case"]
@@ -182,7 +182,7 @@ def test_results_of_another_spacing_lie_where_the_image_does(trained, phantoms, 
 
 
 def test_one_4d_file_without_label_is_inferred(trained, phantoms, tmp_path):
-    item = brats_datalist(phantoms)[0]
+    item = datalist(phantoms)[0]
     file = tmp_path / "BRATS_007.nii.gz"
     stack_case(item["image"], file)
     run("inferring", "inference", **{**trained, "dataset_dir": str(file), "output_dir": str(tmp_path / "out")})
@@ -202,7 +202,7 @@ def test_a_faulty_case_does_not_stop_the_others(trained, phantoms, tmp_path, cap
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "PIR", "SLA"])
 def test_results_return_to_the_input_grid(phantoms, tmp_path, axes):
     """What is inside the brain before preprocessing is inside after it and its inverse, for any orientation."""
-    item = dict(brats_datalist(phantoms)[1])
+    item = dict(datalist(phantoms)[1])
     files = []
     for number, name in enumerate([*item["image"], item["label"]]):
         image = nibabel.load(name)

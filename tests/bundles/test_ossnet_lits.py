@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from custom_nets.datasets import lits_datalist, load_split
+from custom_nets.datasets import datalist, load_split
 from custom_nets.networks import PyramidOSSNet
 from tests.bundles.bundle import Bundle, command
 from tests.conftest import REPOSITORY
@@ -168,7 +168,7 @@ def test_scans_of_different_sizes_make_a_batch(trained):
 
 @pytest.mark.parametrize("name", ["train", "inference"])
 def test_the_window_of_hounsfield_units_is_a_key(name, trained):
-    item = lits_datalist(trained["dataset_dir"])[0]
+    item = datalist(trained["dataset_dir"])[0]
     units = np.asarray(nibabel.load(item["image"]).dataobj)
     image = parse(name, **trained, hu_window=[0, 100]).get_parsed_content("preprocessing")(item)["image"]
     assert int((image == 100 / 128).sum()) == (units >= 100).sum()

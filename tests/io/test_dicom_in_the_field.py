@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from custom_nets.datasets import lits_datalist
+from custom_nets.datasets import datalist
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import is_dicom_folder, read_dicom, read_dicom_header
 
@@ -203,7 +203,7 @@ def test_what_belongs_to_a_scan_is_passed_over_in_its_study(tmp_path, voxels, ca
     save_series(tmp_path / "patient" / "scan", voxels)
     save(beside(5, "SEG", SEGMENTATION, NumberOfFrames=12), tmp_path / "patient" / "seg" / "1-1.dcm")
     with caplog.at_level("INFO"):
-        items = lits_datalist(tmp_path, "optional")
+        items = datalist(tmp_path, "optional")
     assert [item["case"] for item in items] == ["scan"]
     assert "passes over 1 others" in caplog.text
 

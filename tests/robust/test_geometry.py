@@ -121,7 +121,7 @@ def infer(path, folder):
     preprocessing = Compose(
         [
             LoadCased("image"),
-            CheckCased("image", 1, ["CT"]),
+            CheckCased("image", ["CT"]),
             Orientationd("image", axcodes="RAS", labels=None),
             CropForegroundd("image", source_key="image", allow_smaller=True),
         ]

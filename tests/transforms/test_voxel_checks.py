@@ -147,7 +147,7 @@ def test_an_absent_modality_is_no_oddity(caplog):
 def test_the_transform_warns_of_file_and_case(tmp_path, caplog):
     nib.save(nib.Nifti1Image((ct() + 1024).astype(np.int16), np.diag([-2.0, -2, 2, 1])), tmp_path / "A.nii.gz")
     item = LoadCased("image")({"image": str(tmp_path / "A.nii.gz")})
-    CheckCased("image", 1, ["CT"], voxel_warnings=False)(item)
+    CheckCased("image", ["CT"], voxel_warnings=False)(item)
     assert caplog.text == ""
-    CheckCased("image", 1, ["CT"])(item)
+    CheckCased("image", ["CT"])(item)
     assert f"case A, file {tmp_path / 'A.nii.gz'}: CT holds values from" in caplog.text
