@@ -21,8 +21,9 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     """
     show_input_errors()
     if workflow is not None:
-        keep_paths(workflow.parser)
-        take_over(workflow.parser, _typed_keys(), workflow.config_root_path)
+        typed = _typed_keys()
+        keep_paths(workflow.parser, typed)
+        take_over(workflow.parser, typed, workflow.config_root_path)
 
 
 def _typed_keys() -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from custom_nets.datasets.validation import read_ct_header
+from custom_nets.datasets.validation import read_image_header
 from custom_nets.errors import InputError, first_names
-from custom_nets.io.nifti import VolumeHeader, read_header
+from custom_nets.io.nifti import VolumeHeader
 
 FORMS_TOLERANCE = 1.0
 """Two forms of a header that place a corner of the volume so far apart (mm) are two places."""
@@ -29,9 +29,9 @@ def geometry_notes(items: Sequence[dict[str, Any]]) -> list[str]:
     notes = []
     if unknown:
         notes.append(
-            f"{len(unknown)} of {len(items)} cases state no orientation (qform and sform codes are 0), so that left and "
-            f"right cannot be told: {first_names(unknown)}; they are taken as nibabel takes them, and results say no "
-            "more: repair their headers"
+            f"{len(unknown)} of {len(items)} cases state no orientation (qform and sform codes are 0), left and right "
+            f"cannot be told: {first_names(unknown)}; they are taken as nibabel takes them, and results say no more: "
+            "repair their headers"
         )
     if apart:
         notes.append(
@@ -46,6 +46,6 @@ def _first_header(item: dict[str, Any]) -> VolumeHeader | None:
     image = item["image"]
     files = [image] if isinstance(image, str | os.PathLike) else [file for file in image if file is not None]
     try:
-        return read_ct_header(files[0], item["case"]) if os.path.isdir(files[0]) else read_header(files[0], item["case"])
+        return read_image_header(files[0], item["case"])
     except (InputError, IndexError):
         return None  # the check of the case says what is wrong with it
