@@ -314,6 +314,12 @@ class TestHeadersThatNoScanHas:
         header["srow_x"], header["srow_y"], header["srow_z"] = form[:3]
         assert "unusable affine" in refused(header)
 
+    def test_sides(self, refused):
+        header = nib.Nifti1Header()
+        header.set_sform(np.diag([90.0, 90, 90, 1]), 1)
+        message = refused(header, np.zeros((60, 6, 5), np.uint8))
+        assert "a volume of 5,400 x 540 x 450 mm, expected at most 5,000" in message
+
     def test_complex_numbers(self, refused):
         assert "its voxels hold complex numbers" in refused(voxels=PREDICTION * (1 + 1j))
 
