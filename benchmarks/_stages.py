@@ -88,7 +88,7 @@ def infer_case(parser: ConfigParser, stages: Stages, network: nn.Module) -> dict
     """Runs the first case through the components of an inference, fed as MONAI's evaluator feeds them.
 
     Returns:
-        What the search asked and how long it took, and the voxels in the result.
+        The queries of the search and how long it took, and the voxels in the result.
     """
     get = parser.get_parsed_content
     device = torch.device(get("device"))
