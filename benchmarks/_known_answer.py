@@ -24,15 +24,15 @@ class KnownAnswer(nn.Module, OccupancyNetwork):
     Args:
         network: an occupancy network.
         label_file: label map on any grid in the same space as the images.
-        scheme: of its numbers, see `custom_nets.transforms.SCHEMES`.
+        dataset: of its numbers, the name of a record.
     """
 
-    def __init__(self, network: OccupancyNetwork, label_file: str, scheme: str) -> None:
+    def __init__(self, network: OccupancyNetwork, label_file: str, dataset: str) -> None:
         super().__init__()
         self.network = network
         label: Any = nibabel.load(label_file)
         numbers = torch.from_numpy(label.get_fdata(dtype="float32"))[None]
-        regions = LabelsToRegions(scheme)(numbers).as_subclass(Tensor)
+        regions = LabelsToRegions(dataset)(numbers).as_subclass(Tensor)
         self.register_buffer("labelled", torch.stack([_count_labelled(region) for region in regions]), persistent=False)
         self.to_label_voxels = torch.linalg.inv(torch.from_numpy(label.affine))
         self.to_label = torch.eye(4)

@@ -1,4 +1,4 @@
-"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks -> io."""
+"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks, io."""
 
 import ast
 import sys
@@ -17,6 +17,7 @@ LEVELS = {
     "networks": 0,
     "io": -1,
     "errors": -2,
+    "bundle_keys": -1,
     "distributed": -2,
     "": -2,
 }

@@ -1,5 +1,6 @@
 """What a person at the keyboard uses and no packed bundle carries: commands, phantoms, conversion, packing, export."""
 
+from custom_nets.tools.bundle_builder import build_bundle, write_bundle
 from custom_nets.tools.conversion.ossnet_weights import convert_ossnet_checkpoint, convert_ossnet_state_dict
 from custom_nets.tools.conversion.segresnet_weights import convert_segresnet_checkpoint, convert_segresnet_state_dict
 from custom_nets.tools.download import download_msd
@@ -15,6 +16,7 @@ from custom_nets.tools.submission import check_submission, write_submission
 __all__ = [
     "abdomen_phantom",
     "brain_phantom",
+    "build_bundle",
     "check_submission",
     "convert_ossnet_checkpoint",
     "convert_ossnet_state_dict",
@@ -29,5 +31,6 @@ __all__ = [
     "stack_case",
     "write_abdomen_phantoms",
     "write_brain_phantoms",
+    "write_bundle",
     "write_submission",
 ]

@@ -16,7 +16,8 @@ from monai.data.image_reader import ImageReader
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from custom_nets.datasets.modalities import DO_WITHOUT, MODALITIES, case_of_files
+from custom_nets.datasets.names import case_of_files
+from custom_nets.datasets.validation import DO_WITHOUT
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import is_dicom_folder, read_dicom
 from custom_nets.io.nifti import (
@@ -36,6 +37,9 @@ An absent file is an empty name in it."""
 
 CHANNELS_KEY = "described_channels"
 """Where `LoadCased` writes the channels that a file names itself, separated by commas."""
+
+MODALITIES_KEY = "modalities"
+"""Where `LoadCased` writes the channels that it took of a file, separated by commas, where they are not the file's."""
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
@@ -133,6 +137,8 @@ class LoadCased(MapTransform):
         keys: what to read.
         label_keys: those of them that are label maps.
         allow_missing_keys: whether an item may lack a key.
+        modalities: channels of the image by name: of a single file whose item tells its channels (`channels`, separated
+            by commas), these are taken, in this order; one that is not there becomes zeros. None takes all.
     """
 
     def __init__(
@@ -140,12 +146,14 @@ class LoadCased(MapTransform):
         keys: KeysCollection = ("image", "label"),
         label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
+        modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         # The readers below give float32, and small labels without a detour. No `LoadImaged`: MONAI Label puts a wrapper
         # around those, which wants every key to be there.
         self._loader = LoadImage("NibabelReader", image_only=True, dtype=None, ensure_channel_first=True)
         self.label_keys = ensure_tuple(label_keys)
+        self.modalities = None if modalities is None else tuple(modalities)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Reads one item.
@@ -173,6 +181,8 @@ class LoadCased(MapTransform):
             if len(files) < len(names):
                 volume = _with_absent(volume, names, where(case, files[0]))
             volume = _whole_numbers(volume, where(case, files[0])) if is_label else volume.to(torch.float32)
+            if not is_label and len(names) == 1 and self.modalities and item.get("channels"):
+                volume = _select(volume, str(item["channels"]).split(","), self.modalities, where(case, files[0]))
             if isinstance(volume, MetaTensor):
                 volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(name or "" for name in names)})
             item[key] = volume
@@ -210,6 +220,22 @@ def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) 
         return stacked
     # A single file is said to have had no channels, which would count the axis just made as a spatial one.
     return MetaTensor(stacked, meta={**volume.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0})
+
+
+def _select(volume: torch.Tensor, channels: Sequence[str], modalities: Sequence[str], place: str) -> torch.Tensor:
+    """Returns the channels that a model sees, in its order, zeros for one that the file lacks."""
+    if len(volume) != len(channels):
+        msg = f"{place}: expected the channels {', '.join(channels)}, got {len(volume)}; correct the data set's record"
+        raise InputError(msg)
+    if tuple(channels) == tuple(modalities):
+        return volume
+    chosen = volume.new_zeros((len(modalities), *volume.shape[1:]))
+    for index, name in enumerate(modalities):
+        if name in channels:
+            chosen[index] = volume[channels.index(name)]
+    if isinstance(volume, MetaTensor):
+        return MetaTensor(chosen, meta={**volume.meta, MODALITIES_KEY: ",".join(modalities), CHANNELS_KEY: ""})
+    return chosen
 
 
 def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
@@ -286,7 +312,9 @@ class ReloadCased(MapTransform):
             needed = [file if self.channels is None or c in self.channels else None for c, file in enumerate(files)]
             files = needed if any(needed) else files
             source = files if len(files) > 1 else files[0]
-            item[name] = LoadCased(str(name), label_keys=())({**item, name: source})[name]
+            taken = getattr(item[key], "meta", {}).get(MODALITIES_KEY)
+            load = LoadCased(str(name), label_keys=(), modalities=str(taken).split(",") if taken else None)
+            item[name] = load({**item, name: source})[name]
         return item
 
 
@@ -305,39 +333,25 @@ class CheckCased(MapTransform):
 
     Args:
         keys: what to check; all must lie on the grid of the first.
-        num_channels: channels of an image.
-        channel_names: how messages name them; None takes the four modalities, or numbers where there are not four.
+        modalities: names of an image's channels, in order; None: any number of any kind.
         label_keys: those of `keys` that are label maps, with one channel.
         affine_tolerance: largest difference between entries of affines (mm); None compares shapes only.
         allow_missing_keys: whether an item may lack a key.
         missing_modalities: whether channels of an image may be 0 throughout, as long as one is not: for a model trained
             with modality_dropout.
-
-    Raises:
-        ValueError: when `channel_names` are not as many as `num_channels`.
     """
 
     def __init__(
         self,
         keys: KeysCollection = ("image", "label"),
-        num_channels: int = len(MODALITIES),
-        channel_names: Sequence[str] | None = None,
+        modalities: Sequence[str] | None = None,
         label_keys: KeysCollection = ("label",),
         affine_tolerance: float | None = AFFINE_TOLERANCE,
         allow_missing_keys: bool = False,
         missing_modalities: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if channel_names is None:
-            numbered = [f"channel {index}" for index in range(num_channels)]
-            channel_names = MODALITIES if num_channels == len(MODALITIES) else numbered
-        if len(channel_names) != num_channels:
-            names = ", ".join(channel_names)
-            msg = (
-                f"channel_names ({names}) are {len(channel_names)}, num_channels is {num_channels}: give one name each"
-            )
-            raise ValueError(msg)
-        self.channel_names = tuple(channel_names)
+        self.modalities = None if modalities is None else tuple(modalities)
         self.label_keys = ensure_tuple(label_keys)
         self.affine_tolerance = affine_tolerance
         self.missing_modalities = missing_modalities
@@ -372,22 +386,28 @@ class CheckCased(MapTransform):
             raise InputError(msg)
 
     def _check_channels(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
-        shape, expected = tuple(item[key].shape), len(self.channel_names)
-        if len(shape) != 4 or shape[0] != expected:
+        shape = tuple(item[key].shape)
+        if self.modalities is None:
+            return
+        if len(shape) != 4 or shape[0] != len(self.modalities):
             got = f"{shape[0]}" if len(shape) == 4 else f"{len(shape)} axes"
+            expected = f"{len(self.modalities)} channels ({', '.join(self.modalities)})"
             msg = (
-                f"{_place(item, key)}: expected {expected} channels ({', '.join(self.channel_names)}), got {got} "
-                f"(array {list(shape)}); {_channel_advice(shape, expected)}"
+                f"{_place(item, key)}: expected {expected}, got {got} (array {list(shape)}); "
+                f"{_channel_advice(shape, len(self.modalities))}"
             )
             raise InputError(msg)
         described = str(getattr(item[key], "meta", {}).get(CHANNELS_KEY) or "")
-        check_channel_order(_place(item, key), described.split(", ") if described else (), self.channel_names)
+        check_channel_order(_place(item, key), described.split(", ") if described else (), self.modalities)
+
+    def _names(self, count: int) -> tuple[str, ...]:
+        return self.modalities or tuple(f"channel {index}" for index in range(count))
 
     def _check_values(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
         volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
         # A NaN shows in both. Along an axis, aminmax takes ten times as long.
         ends = [[end.item() for end in torch.aminmax(channel)] for channel in volume]
-        extremes = [(name, least, most) for name, (least, most) in zip(self.channel_names, ends, strict=True)]
+        extremes = [(name, least, most) for name, (least, most) in zip(self._names(len(ends)), ends, strict=True)]
         for index, (name, least, most) in enumerate(extremes):
             if not np.isfinite([least, most]).all():
                 bad = int((~torch.isfinite(volume[index])).sum())

@@ -196,7 +196,7 @@ class TestLoadCased:
         folder = write_series(tmp_path / "A", np.full(SHAPE, 40, np.int16))
         item = LoadCased("image")({"image": str(folder)})
         with pytest.raises(InputError, match=rf"^case A, file {folder}: CT has no content, every voxel is 40"):
-            CheckCased("image", num_channels=1, channel_names=["CT"])(item)
+            CheckCased("image", ["CT"])(item)
 
     def test_orientation_is_inverted(self, folder, voxels):
         turn = Orientationd("image", axcodes="PSR", labels=None)

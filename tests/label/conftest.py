@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from custom_nets.datasets import brats_datalist
+from custom_nets.datasets import datalist
 from custom_nets.tools import fetch_bundle, pack_bundle, stack_case, write_abdomen_phantoms, write_brain_phantoms
 from tests.label.server import Server
 from tests.tools.conftest import copy_bundle
@@ -53,7 +53,7 @@ def commands() -> Path:
 def brain_server(commands, tmp_path_factory):
     folder = tmp_path_factory.mktemp("brain")
     write_brain_phantoms(folder / "data", 2, (32, 32, 24), seed=2, progress=False)
-    items = brats_datalist(folder / "data")
+    items = datalist(folder / "data")
     (folder / "studies").mkdir()
     (folder / "labels").mkdir()
     for item in items:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from custom_nets.datasets.modalities import MODALITIES
+from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.weights import describe_misfit
 from custom_nets.networks import NvNet, NvNetSettings
 from custom_nets.tools.conversion.checkpoints import convert_checkpoint
-from custom_nets.transforms.regions import SCHEMES
 
 ZOO_MODALITIES = ("T1ce", "T1", "T2", "FLAIR")
 """Input channels of `brats_mri_segmentation`, by our names."""
@@ -20,7 +19,8 @@ ZOO_MODALITIES = ("T1ce", "T1", "T2", "FLAIR")
 ZOO_REGIONS = ("TC", "WT", "ET")
 """Its output channels."""
 
-OUR_REGIONS = SCHEMES["brats2018"].region_names
+MODALITIES = get_record("brats2018").channel_names
+OUR_REGIONS = get_record("brats2018").require_labels().region_names
 
 FIRST = "convInit.conv.weight"
 LAST = "conv_final.2.conv"

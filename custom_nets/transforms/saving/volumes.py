@@ -17,9 +17,10 @@ from monai.utils import convert_to_numpy
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
-from custom_nets.transforms.regions import check_names, get_scheme
+from custom_nets.transforms.regions import check_names, dataset_of
 from custom_nets.transforms.saving.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
 from custom_nets.transforms.slabs import split_slabs
 
@@ -160,34 +161,34 @@ class RegionVolumesd(MapTransform):
     Args:
         keys: one MetaTensor `[R, H, W, D]` (probabilities or binary) on the grid whose affine it carries.
         regions: name of each channel.
-        scheme: of the numbers, see `SCHEMES`; the item's own (`scheme_key`) wins.
+        dataset: record of the numbers, see `get_record`; the item's own (`dataset_key`) wins where it has the regions.
         threshold: a region holds the voxels above it.
-        scheme_key: where the item names its scheme.
+        dataset_key: where the item names its record.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         regions: Sequence[str],
-        scheme: str,
+        dataset: str,
         threshold: float = 0.5,
-        scheme_key: str = "scheme",
+        dataset_key: str = "dataset",
     ) -> None:
         super().__init__(keys)
         self.regions = tuple(regions)
-        self.scheme = get_scheme(scheme)
+        self.dataset = dataset
         self.threshold = threshold
-        self.scheme_key = scheme_key
+        self.dataset_key = dataset_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measures one case."""
         item = dict(data)
         for key in self.key_iterator(item):
-            scheme = get_scheme(item[self.scheme_key]) if item.get(self.scheme_key) else self.scheme
+            labels = get_record(dataset_of(item.get(self.dataset_key), self.dataset, self.regions)).require_labels()
             volumes = region_millilitres(item[key], item[key].affine, self.threshold)
             item["result"] = {
                 "volumes_ml": {name: round(ml, 6) for name, ml in zip(self.regions, volumes, strict=True)},
-                "label_numbers": {region.name: region.written for region in scheme.regions[: len(volumes)]},
+                "label_numbers": {region.name: region.written for region in labels.select(self.regions)},
             }
         return item
 
