@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from monai.bundle import ConfigWorkflow
 
+from custom_nets.bundle_paths import keep_paths
 from custom_nets.errors import show_input_errors
 
 
@@ -14,3 +15,5 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
         workflow: that runs; None where a config is parsed without one.
     """
     show_input_errors()
+    if workflow is not None:
+        keep_paths(workflow.parser)
