@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import logging
+import math
 import re
 import sys
 import traceback
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from pydoc import locate
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_origin
 
 import monai
 import torch
@@ -29,6 +28,17 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
 from custom_nets.errors import InputError, describe, show_errors
+from custom_nets.typed_values import (
+    NULLS,
+    TRUTHS,
+    alternatives,
+    fits,
+    is_computed,
+    kind_of,
+    numbers,
+    shown,
+    type_names,
+)
 
 RENAMED = {"one_liver": "keep_largest_liver", "minutes_to_wait": "timeout_minutes"}
 """Keys of earlier releases, and what they are called now. An old one works for one release."""
@@ -48,9 +58,6 @@ CHECKED_ROOMS = tuple(
 
 _FIXED = frozenset({"imports", "initialize", "finalize", "run"})
 _MAIN = ("run", "initialize")  # a config file with one of these is a main one, not a list of overrides
-_WORDS = {"true": True, "false": False}
-_NULLS = ("null", "none")
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 _TRACKING: dict[str, Any] = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]
 
 logger = logging.getLogger(__name__)
@@ -162,7 +169,7 @@ class _Keys:
         monais = [value[monai.utils.BundlePropertyConfig.ID] for value in _PROPERTIES.values()]
         self.allowed = {str(id_).split(ID_SEP_KEY)[0] for id_ in monais}
         self.allowed |= {*_FIXED, ConfigParser.meta_key, "displayable_configs", "save_execute_config"}
-        self.allowed |= {key for key in _TRACKING["configs"]}
+        self.allowed |= set(_TRACKING["configs"])
         self.components = dict(_components(parser.get()))
 
     def restore_nulls(self, typed: Mapping[str, Any]) -> None:
@@ -214,10 +221,10 @@ class _Keys:
             made = ConfigComponent.is_instantiable(above)
             arguments = self._arguments(above) if made else self._siblings(parent)
             if arguments is not None and name not in {*arguments, *ConfigComponent.non_arg_keys}:
-                shown = id_.replace(ID_SEP_KEY, "#")
+                key = id_.replace(ID_SEP_KEY, "#")
                 prefix = parent.replace(ID_SEP_KEY, "#")
                 what = f"it takes {', '.join(sorted(arguments))}"
-                yield _unknown(shown, [f"{prefix}#{argument}" for argument in arguments], f"key '{shown}'", what)
+                yield _unknown(key, [f"{prefix}#{argument}" for argument in arguments], f"key '{key}'", what)
 
     def _siblings(self, parent: str) -> set[str] | None:
         """Returns the known names of a section; None where the bundle has none, or uses whatever it holds."""
@@ -253,17 +260,17 @@ class _Keys:
             kinds = self._kinds(id_)
             if isinstance(value, str):
                 word = value.lower()
-                if word in _NULLS and type(None) in kinds:
+                if word in NULLS and type(None) in kinds:
                     self.parser[id_] = None
-                elif word in _WORDS and str not in kinds:
-                    self.parser[id_] = _WORDS[word]
-            elif str in kinds and not any(_fits(value, kind) for kind in kinds) and not isinstance(value, dict):
+                elif word in TRUTHS and str not in kinds:
+                    self.parser[id_] = TRUTHS[word]
+            elif str in kinds and not any(fits(value, kind) for kind in kinds) and not isinstance(value, dict):
                 self.parser[id_] = _typed_text(id_, value)
 
     def _kinds(self, id_: str) -> list[Any]:
         """Returns the types of which a value must be one: that of a default, or what all its arguments take."""
-        kinds = [_kind_of(default) for default in self._defaults(id_)]
-        hints = [_alternatives(hint) for hint in self._hints(id_, own=any(kind is not type(None) for kind in kinds))]
+        kinds = [kind_of(default) for default in self._defaults(id_)]
+        hints = [alternatives(hint) for hint in self._hints(id_, own=any(kind is not type(None) for kind in kinds))]
         if any(get_origin(kind) is Literal for kinds_ in hints for kind in kinds_):
             kinds = [kind for kind in kinds if kind is not str]
         shared = [kind for kind in hints[0] if all(kind in others for others in hints)] if hints else []
@@ -275,7 +282,7 @@ class _Keys:
         for default in self.shipped.get(id_, ()):
             if ConfigComponent.is_instantiable(default):
                 continue
-            if _is_computed(default):
+            if is_computed(default):
                 config = ConfigParser(deepcopy({**self.parser.get(), "default": default}))
                 closure = _closure(config, "default")
                 if any(ConfigComponent.is_instantiable(config.get(each)) for each in closure):
@@ -306,24 +313,31 @@ class _Keys:
     def wrong_values(self) -> Iterator[str]:
         """Yields a line for each value of a wrong type, or beyond what can be meant."""
         for id_ in self.changed():
-            value, shown = self.parser[id_], id_.replace(ID_SEP_KEY, "#")
+            value = self.parser[id_]
             if id_ == "device":
                 yield from _device_faults(value)
-                continue
-            if _is_computed(value):
-                continue
-            kinds, defaults = self._kinds(id_), [default for default in self._defaults(id_) if default is not None]
-            example = f", such as {_shown(defaults[0])}" if defaults else ""
-            if kinds and not any(_fits(value, kind) for kind in kinds):
-                yield f"{shown} is {_shown(value)}; expected {_names(kinds)}{example}"
-                continue
-            numbers = _numbers(value)
-            if id_ in THREE and len(value) != 3:
-                yield f"{shown} is {_shown(value)}; expected three numbers{example}"
-            elif id_ in AT_LEAST_ONE and any(number < 1 for number in numbers):
-                yield f"{shown} is {_shown(value)}; expected at least 1{example}"
-            elif any(n < 0 for n in numbers) and defaults and not any(n < 0 for d in defaults for n in _numbers(d)):
-                yield f"{shown} is {_shown(value)}; expected no negative number{example}"
+            elif not is_computed(value):
+                defaults = [default for default in self._defaults(id_) if default is not None]
+                wanted = self._wanted(id_, value, defaults)
+                example = f", such as {shown(defaults[0])}" if defaults else ""
+                if wanted:
+                    yield f"{id_.replace(ID_SEP_KEY, '#')} is {shown(value)}; expected {wanted}{example}"
+
+    def _wanted(self, id_: str, value: Any, defaults: Sequence[Any]) -> str | None:
+        """Returns what is expected in place of a value; None for a good one."""
+        kinds = self._kinds(id_)
+        if kinds and not any(fits(value, kind) for kind in kinds):
+            return type_names(kinds)
+        found, usual = numbers(value), [number for default in defaults for number in numbers(default)]
+        if not all(math.isfinite(number) for number in found):
+            return "a finite number"
+        if id_ in THREE and len(value) != 3:
+            return "three numbers"
+        if id_ in AT_LEAST_ONE and any(number < 1 for number in found):
+            return "at least 1"
+        if usual and min(usual) >= 0 and any(number < 0 for number in found):
+            return "no negative number"
+        return None
 
     def refused(self) -> Iterator[str]:
         """Makes what the changed keys go to, where that touches no data, and yields what its constructors refuse."""
@@ -353,7 +367,7 @@ class _Keys:
 
     def _refusal(self, id_: str, message: str) -> str:
         """Returns what a constructor says of a value, with the key in place of the argument."""
-        key, value = id_.replace(ID_SEP_KEY, "#"), _shown(self.parser[id_])
+        key, value = id_.replace(ID_SEP_KEY, "#"), shown(self.parser[id_])
         message = re.sub(r"^\w+Error: ", "", message)
         if message.startswith(f"{key} "):
             return message
@@ -444,82 +458,9 @@ def _annotation(target: Any, argument: str) -> list[Any]:
         return []
 
 
-def _alternatives(hint: Any) -> list[Any]:
-    if get_origin(hint) in (Union, types.UnionType):
-        return [kind for each in get_args(hint) for kind in _alternatives(each)]
-    return [hint]
-
-
-def _kind_of(value: Any) -> Any:
-    """Returns the type of a default; of a list with its items' type, where they have one."""
-    if isinstance(value, (list, tuple)):
-        kinds = {type(item) for item in value}
-        return Sequence[kinds.pop()] if len(kinds) == 1 else Sequence  # type: ignore[misc]
-    return type(value)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Tells whether a value is of a type; what cannot be told is taken for granted."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any or _is_computed(value):
-        return True
-    if origin is Literal:
-        return value in arguments
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in arguments)
-    if isinstance(kind, type) and origin is None:
-        if kind in (int, float):
-            return isinstance(value, (int,) if kind is int else (int, float)) and not isinstance(value, bool)
-        return isinstance(value, (str, Path) if issubclass(Path, kind) or kind is str else kind)
-    if inspect.isclass(origin) and issubclass(origin, Sequence):
-        items = arguments[:1] if origin is not tuple or arguments[1:] == (...,) else ()
-        return isinstance(value, (list, tuple)) and all(_fits(item, each) for item in value for each in items)
-    return isinstance(value, origin) if inspect.isclass(origin) else True
-
-
-def _names(kinds: Sequence[Any]) -> str:
-    """Returns the words for types: `a whole number or null`."""
-    words: list[str] = []
-    for kind in kinds:
-        origin, arguments = get_origin(kind), get_args(kind)
-        if origin is Literal:
-            found = [str(each) for each in arguments]
-        elif kind is Sequence or (inspect.isclass(origin) and issubclass(origin, Sequence)):
-            plural = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
-            found = [plural.get(item, "a list") for item in arguments[:1] or (object,)]
-        elif inspect.isclass(kind) and (issubclass(Path, kind) or kind is str):
-            found = ["text"]
-        else:
-            found = [_NAMES.get(kind) or f"a {getattr(kind, '__module__', '')}.{getattr(kind, '__name__', kind)}"]
-        words += [word for word in found if word not in words]
-    if "a number" in words and "a whole number" in words:
-        words.remove("a whole number")
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-
-
-def _shown(value: Any) -> str:
-    """Returns a value as it is typed."""
-    words = {None: "null", True: "true", False: "false"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    if isinstance(value, (torch.dtype, torch.memory_format)):
-        return f"${value}"
-    return json.dumps(value) if isinstance(value, (list, tuple)) else repr(value)
-
-
-def _is_computed(value: Any) -> bool:
-    """Tells whether a value is known only when the config is resolved."""
-    return (isinstance(value, str) and value[:1] in ("$", "@", "%")) or ConfigComponent.is_instantiable(value)
-
-
-def _numbers(value: Any) -> list[float]:
-    items = value if isinstance(value, (list, tuple)) else [value]
-    return [item for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]
-
-
 def _device_faults(device: Any) -> Iterator[str]:
     """Yields a line when PyTorch cannot use a device."""
-    if _is_computed(device):
+    if is_computed(device):
         return
     try:
         torch.empty(0, device=device)
@@ -527,7 +468,7 @@ def _device_faults(device: Any) -> Iterator[str]:
         if str(device).startswith("cuda"):
             count = torch.cuda.device_count()
             there = "no GPU here" if not count else f"{count} here, the first is cuda:0"
-            yield f"device is {_shown(device)}, but PyTorch finds {there}; give --device cpu"
+            yield f"device is {shown(device)}, but PyTorch finds {there}; give --device cpu"
         else:
-            yield f"device is {_shown(device)}; expected cpu or cuda (or cuda:1 and so on)"
+            yield f"device is {shown(device)}; expected cpu or cuda (or cuda:1 and so on)"
         logger.debug("PyTorch: %s", error)

@@ -1,4 +1,4 @@
-"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks -> io."""
+"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks, io."""
 
 import ast
 import sys
@@ -18,6 +18,7 @@ LEVELS = {
     "io": -1,
     "errors": -2,
     "bundle_keys": -1,
+    "typed_values": -2,
     "distributed": -2,
     "": -2,
 }
