@@ -112,6 +112,20 @@ def check_keys(parser: ConfigParser, folder: Path, typed: Mapping[str, Any], run
         logger.warning("without effect on this run: %s", ", ".join(idle))
 
 
+def set_keys(parser: ConfigParser, keys: Mapping[str, Any]) -> None:
+    """Sets keys of a config as `monai.bundle run` does.
+
+    Raises:
+        InputError: when a key of several parts leads nowhere.
+    """
+    for key, value in keys.items():
+        try:
+            parser[key] = value
+        except (KeyError, IndexError, ValueError) as error:
+            msg = f"unknown key '{key}'; a part of it leads nowhere"
+            raise InputError(msg) from error
+
+
 def _typed_keys() -> dict[str, Any]:
     """Returns the keys that `monai.bundle.run` was called with, those of None among them, which it drops in silence."""
     for frame, _ in traceback.walk_stack(None):
