@@ -49,6 +49,9 @@ AT_LEAST_ONE = frozenset({"epochs", "epoch_length", "batch_size", "num_points", 
 THREE = frozenset({"image_size", "crop_size", "grid_size"})
 """Keys of three numbers, one an axis."""
 
+DEVICES = frozenset({"device", "cache_device"})
+"""Keys that PyTorch is asked about."""
+
 CHECKED_ROOMS = tuple(
     f"{package}.{room}."
     for package in ("custom_nets", "monai")
@@ -58,6 +61,7 @@ CHECKED_ROOMS = tuple(
 
 _FIXED = frozenset({"imports", "initialize", "finalize", "run"})
 _MAIN = ("run", "initialize")  # a config file with one of these is a main one, not a list of overrides
+_PLAIN = {int, float, bool, str, type(None)}
 _TRACKING: dict[str, Any] = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]
 
 logger = logging.getLogger(__name__)
@@ -317,19 +321,25 @@ class _Keys:
         """
         parent, name = ReferenceResolver.split_id(id_, last=True)
         if parent and ConfigComponent.is_instantiable(self.parser.get(parent)):
-            yield from _annotation(self._target(self.parser[parent]), name)
+            yield from self._read(self.parser[parent], name)
         for component in self.components.values():
             for argument, value in component.items():
                 takes = isinstance(value, str) and ReferenceResolver.normalize_id(value) == f"@{id_}"
-                if takes and (not own or str(component["_target_"]).startswith("custom_nets.")):
-                    yield from _annotation(self._target(component), argument)
+                if takes and (not own or _is_own(component)):
+                    yield from self._read(component, argument)
+
+    def _read(self, component: dict[str, Any], argument: str) -> Iterator[Any]:
+        """Yields the annotation of an argument; of classes that are not ours only a plain one, which can be relied on."""
+        for hint in _annotation(self._target(component), argument):
+            if _is_own(component) or set(alternatives(hint)) <= _PLAIN:
+                yield hint
 
     def wrong_values(self) -> Iterator[str]:
         """Yields a line for each value of a wrong type, or beyond what can be meant."""
         for id_ in self.changed():
             value = self.parser[id_]
-            if id_ == "device":
-                yield from _device_faults(value)
+            if id_ in DEVICES:
+                yield from _device_faults(id_, value)
             elif not is_computed(value):
                 defaults = [default for default in self._defaults(id_) if default is not None]
                 wanted = self._wanted(id_, value, defaults)
@@ -445,6 +455,10 @@ def _references(config: Any) -> set[str]:
     return macro | set(ReferenceResolver.match_refs_pattern(config))
 
 
+def _is_own(component: dict[str, Any]) -> bool:
+    return str(component["_target_"]).startswith("custom_nets.")
+
+
 def _closure(parser: ConfigParser, id_: str) -> set[str]:
     """Returns an id, all below it, and all that these refer to."""
     seen: set[str] = set()
@@ -472,9 +486,9 @@ def _annotation(target: Any, argument: str) -> list[Any]:
         return []
 
 
-def _device_faults(device: Any) -> Iterator[str]:
+def _device_faults(key: str, device: Any) -> Iterator[str]:
     """Yields a line when PyTorch cannot use a device."""
-    if is_computed(device):
+    if is_computed(device) or (device is None and key != "device"):
         return
     try:
         torch.empty(0, device=device)
@@ -482,7 +496,7 @@ def _device_faults(device: Any) -> Iterator[str]:
         if str(device).startswith("cuda"):
             count = torch.cuda.device_count()
             there = "no GPU here" if not count else f"{count} here, the first is cuda:0"
-            yield f"device is {shown(device)}, but PyTorch finds {there}; give --device cpu"
+            yield f"{key} is {shown(device)}, but PyTorch finds {there}; give --{key} cpu"
         else:
-            yield f"device is {shown(device)}; expected cpu or cuda (or cuda:1 and so on)"
+            yield f"{key} is {shown(device)}; expected cpu or cuda (or cuda:1 and so on)"
         logger.debug("PyTorch: %s", error)
