@@ -27,7 +27,9 @@ from monai.bundle.properties import InferProperties, MetaProperties, TrainProper
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
+from custom_nets.bundle_paths import keep_paths
 from custom_nets.errors import InputError, describe, show_errors
+from custom_nets.io.model_settings import take_over
 from custom_nets.typed_values import (
     NULLS,
     TRUTHS,
@@ -40,7 +42,11 @@ from custom_nets.typed_values import (
     type_names,
 )
 
-RENAMED = {"one_liver": "keep_largest_liver", "minutes_to_wait": "timeout_minutes"}
+RENAMED = {
+    "one_liver": "keep_largest_liver",
+    "minutes_to_wait": "timeout_minutes",
+    "reduction": "downsampling",
+}
 """Keys of earlier releases, and what they are called now. An old one works for one release."""
 
 AT_LEAST_ONE = frozenset({"epochs", "epoch_length", "batch_size", "num_points", "image_size", "crop_size", "grid_size"})
@@ -82,7 +88,9 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     if workflow is None:
         return
     parser, typed = workflow.parser, _typed_keys()
+    keep_paths(parser)
     check_keys(parser, Path(workflow.config_root_path), typed, workflow.run_id)
+    take_over(parser, typed, workflow.config_root_path)
     show_errors(debug=parser["debug"] is True)
     parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
     parser.parse(reset=True)
@@ -329,7 +337,7 @@ class _Keys:
                     yield from self._read(component, argument)
 
     def _read(self, component: dict[str, Any], argument: str) -> Iterator[Any]:
-        """Yields the annotation of an argument; of classes that are not ours only a plain one, which can be relied on."""
+        """Yields the annotation of an argument; of classes that are not ours only a plain one, which is right."""
         for hint in _annotation(self._target(component), argument):
             if _is_own(component) or set(alternatives(hint)) <= _PLAIN:
                 yield hint

@@ -6,6 +6,7 @@ from typing import Any
 _MODULES = {
     "abdomen_phantom": "phantoms.abdomen",
     "brain_phantom": "phantoms.brain",
+    "build_bundle": "bundle_builder",
     "check_submission": "submission",
     "convert_ossnet_checkpoint": "conversion.ossnet_weights",
     "convert_ossnet_state_dict": "conversion.ossnet_weights",
@@ -20,6 +21,7 @@ _MODULES = {
     "stack_case": "stacking",
     "write_abdomen_phantoms": "phantoms.abdomen",
     "write_brain_phantoms": "phantoms.brain",
+    "write_bundle": "bundle_builder",
     "write_submission": "submission",
 }
 """Where each public name is; imported when it is asked for, so that `custom-nets --help` imports no torch."""

@@ -12,6 +12,7 @@ from monai.utils import ensure_tuple
 from custom_nets.bundle_keys import check_keys, set_keys
 from custom_nets.errors import InputError
 from custom_nets.io.files import parse_json_object
+from custom_nets.io.model_settings import take_over
 
 METADATA = "configs/metadata.json"
 
@@ -32,7 +33,7 @@ def read_metadata(bundle: str | Path) -> dict[str, Any]:
 def read_bundle(
     bundle: str | Path, configs: str | Sequence[str] = (), keys: dict[str, Any] | None = None
 ) -> tuple[ConfigParser, int]:
-    """Reads what a run of a bundle's inference would.
+    """Reads what a run of a bundle's inference would, with the keys that its model was trained with.
 
     Args:
         bundle: its folder.
@@ -57,6 +58,7 @@ def read_bundle(
     parser.update({"bundle_root": str(bundle)})
     set_keys(parser, keys or {})
     check_keys(parser, Path(bundle) / "configs", keys or {})
+    take_over(parser, keys or {}, files[0].parent)
     return parser, metadata["network_data_format"]["inputs"]["image"]["num_channels"]
 
 

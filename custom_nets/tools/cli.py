@@ -7,6 +7,7 @@ import sys
 import traceback
 from importlib.metadata import PackageNotFoundError, version
 from json import dumps
+from pathlib import Path
 from typing import Literal
 
 import custom_nets
@@ -67,59 +68,63 @@ def download(task: str, directory: str) -> None:
     print(f"{task} is in {download_msd(task, directory)}")
 
 
-def check(directory: str, missing_modalities: bool = False) -> None:
-    """Lists what is recognised in a folder of brain or liver cases, and every fault; reads headers only.
+def check(
+    directory: str,
+    dataset: str | None = None,
+    modalities: tuple[str, ...] | None = None,
+    missing_modalities: bool = False,
+) -> None:
+    """Tells what is recognised in a folder of cases, why, and lists every fault; reads headers only.
 
     Args:
         directory: as `dataset_dir` of the bundles.
-        missing_modalities: whether a brain case may lack modalities, for a model trained with modality_dropout.
+        dataset: name or file of the record of the data set; default: it is recognised.
+        modalities: channels that a model sees, such as FLAIR,T1,T1ce,T2; default: those of the data set.
+        missing_modalities: whether a case may lack modalities, for a model trained with modality_dropout.
     """
-    from custom_nets.datasets import (
-        brats_datalist,
-        check_ct_case,
-        check_datalist,
-        describe_cases,
-        lits_datalist,
-        recognise,
-    )
+    from functools import partial
 
-    kind = recognise(directory)
-    if kind == "lits":
-        items = lits_datalist(directory, labels="optional", check=False)
-        good, faults = check_datalist(items, check=check_ct_case)
-        notes = describe_cases(good)
-    else:
-        items = brats_datalist(directory, labels="optional", check=False, missing_modalities=missing_modalities)
-        good, faults = check_datalist(items, missing_modalities)
-        notes = []
-    schemes = ", ".join(sorted({item["scheme"] for item in good}))
-    labelled = sum("label" in item for item in good)
-    name = {"brats": "brain", "lits": "liver"}[kind]
-    print(
-        f"{len(items)} {name} cases, {len(good)} without fault ({labelled} with a label; "
-        f"label numbers: {schemes or 'none'})"
+    from custom_nets.datasets import check_case, check_datalist, describe_cases, recognise
+    from custom_nets.datasets.datalists import items_of
+
+    found = recognise(directory, dataset, modalities)
+    items = items_of(found, modalities, missing_modalities)
+    good, faults = check_datalist(
+        items, partial(check_case, modalities=modalities, missing_modalities=missing_modalities)
     )
-    for note in notes:
+    for entry in found:
+        name = f"{entry.record.title} ({entry.record.name})" if entry.record else "of an unknown data set"
+        print(f"{len(entry.cases)} cases: {name}; recognised by: {entry.reason}")
+        if entry.record:
+            labels = entry.record.labels
+            numbers = ", ".join(f"{number} {meaning}" for number, meaning in labels.names) if labels else "none"
+            regions = f"; regions: {', '.join(labels.region_names)}" if labels else ""
+            print(f"channels: {', '.join(entry.record.channel_names)}; label numbers: {numbers}{regions}")
+    labelled = sum("label" in item for item in good)
+    print(f"{len(items)} cases, {len(good)} without fault ({labelled} with a label)")
+    for note in describe_cases(good):
         print(note)
     if faults:
         raise InputError("\n".join([f"{len(faults)} cases cannot be used:", *faults]))
 
 
-def stack(case: str, output: str) -> None:
-    """Stacks the four modalities of a case into one 4D file, as MONAI Label needs it.
+def stack(case: str, output: str, dataset: str | None = None, modalities: tuple[str, ...] | None = None) -> None:
+    """Stacks the files of a case, one a modality, into one 4D file, as MONAI Label needs it.
 
     Args:
         case: folder of one case.
         output: file to write (.nii.gz).
+        dataset: name or file of the record of the data set; default: it is recognised.
+        modalities: channels in order, such as FLAIR,T1,T1ce,T2; default: those of the data set.
     """
-    from custom_nets.datasets import brats_datalist
+    from custom_nets.datasets import datalist
     from custom_nets.tools.stacking import stack_case
 
-    items = brats_datalist(case, labels="ignore")
+    items = datalist(case, "ignore", dataset=dataset, modalities=modalities)
     if len(items) != 1 or isinstance(items[0]["image"], str):
-        msg = f"{case}: expected the folder of one case with four files, found {len(items)} cases"
+        msg = f"{case}: expected the folder of one case with a file a modality, found {len(items)} cases"
         raise InputError(msg)
-    print(f"wrote {stack_case(items[0]['image'], output)}")
+    print(f"wrote {stack_case(items[0]['image'], output, modalities)}")
 
 
 def convert_ossnet(source: str, target: str, variant: str = "c", dataset: Literal["brats", "lits"] = "brats") -> None:
@@ -199,6 +204,18 @@ def memory(
     print("".join(f"{name:<10}{size:8.2f} GiB\n" for name, size in parts.items()) + f"{'peak':<10}{peak:8.2f} GiB")
     beside = "workspaces of its convolutions" if device.startswith("cuda") else "Python and PyTorch (about 0.4 GiB)"
     print(f"on {device}, besides {beside}; encoder and points are not held together")
+
+
+def build_bundles(folder: str = "bundles") -> None:
+    """Builds the configs of this project's bundles anew from their source, custom_nets/tools/bundle_source.
+
+    Args:
+        folder: of all bundles.
+    """
+    from custom_nets.tools.bundle_builder import SPECIFICATIONS, write_bundle
+
+    changed = [file for spec in SPECIFICATIONS for file in write_bundle(spec, Path(folder) / spec.stem)]
+    print("\n".join([*(f"wrote {file}" for file in changed), f"{len(SPECIFICATIONS)} bundles are up to date"]))
 
 
 def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
@@ -281,7 +298,7 @@ def _facts() -> dict[str, str]:
     import torch
 
     facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "itk", "matplotlib"):
+    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "itk", "matplotlib"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -303,6 +320,7 @@ VERBS: dict[str, Verb] = {
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
     "memory": memory,
+    "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,
     "export": export,
