@@ -43,7 +43,8 @@ def estimate_bundle_memory(
     if isinstance(network, OccupancyNetworkBase):
         inferer = parser.get_parsed_content("inferer")
         # Liver CT stays in half precision, see the bundle's preprocessing.
-        dtype = torch.float16 if "WindowHounsfieldd" in str(parser["preprocessing"]) else torch.float32
+        steps = [str(parser.get(step[1:])) for step in parser["preprocessing#transforms"]]
+        dtype = torch.float16 if any("WindowHounsfieldd" in step for step in steps) else torch.float32
         return estimate_memory(network, inferer, (channels, *shape), target, dtype, torch.bfloat16 if half else None)
     sides = [math.ceil(side / _MULTIPLE) * _MULTIPLE for side in shape]
     return estimate_memory(network, None, (channels, *sides), target, autocast=torch.bfloat16 if half else None)
