@@ -401,7 +401,7 @@ class _Keys:
         """Returns what a constructor says of a value, with the key in place of the argument."""
         key, value = id_.replace(ID_SEP_KEY, "#"), shown(self.parser[id_])
         message = re.sub(r"^\w+Error: ", "", message)
-        if message.startswith(f"{key} "):
+        if message.startswith((f"{key} ", f"{key}: ")):
             return message
         own = re.match(rf"\w+ is {re.escape(repr(self.parser[id_]))}; ", message)
         return f"{key} is {value}; {message[own.end() :]}" if own else f"{key} is {value}: {message}"
