@@ -14,7 +14,6 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from pydoc import locate
 from typing import Any, Literal, get_origin
@@ -91,8 +90,9 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     keep_paths(parser)
     check_keys(parser, Path(workflow.config_root_path), typed, workflow.run_id)
     take_over(parser, typed, workflow.config_root_path)
-    show_errors(debug=parser["debug"] is True)
-    parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
+    show_errors(debug=parser.get("debug") is True)
+    if "bundle_root" in parser:
+        parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
     parser.parse(reset=True)
 
 
@@ -309,7 +309,7 @@ class _Keys:
             if ConfigComponent.is_instantiable(default):
                 continue
             if is_computed(default):
-                config = ConfigParser(deepcopy({**self.parser.get(), "default": default}))
+                config = ConfigParser(_copy({**self.parser.get(), "default": default}))
                 closure = _closure(config, "default")
                 if any(ConfigComponent.is_instantiable(config.get(each)) for each in closure):
                     continue  # what it gives is known only when it is made
@@ -376,7 +376,7 @@ class _Keys:
         changed = {id_ for id_ in self.changed() if id_ != "device"}
         if not changed:
             return
-        trial = ConfigParser(deepcopy(self.parser.get()))
+        trial = ConfigParser(_copy(self.parser.get()))
         trial.locator = self.parser.locator
         trial.parse(reset=True)
         for id_, component in _components(trial.get()):
@@ -442,6 +442,13 @@ def _normal(config: Any) -> Any:
     if isinstance(config, list):
         return [_normal(value) for value in config]
     return ReferenceResolver.normalize_id(config) if isinstance(config, str) else config
+
+
+def _copy(config: Any) -> Any:
+    """Returns a config that can be changed; objects that a program put into it are the same."""
+    if isinstance(config, dict):
+        return {key: _copy(value) for key, value in config.items()}
+    return [_copy(value) for value in config] if isinstance(config, list) else config
 
 
 def _components(config: Any, id_: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
