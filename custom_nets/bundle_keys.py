@@ -300,8 +300,7 @@ class _Keys:
         if any(get_origin(kind) is Literal for kinds_ in hints for kind in kinds_):
             kinds = [kind for kind in kinds if kind is not str]
         shared = [kind for kind in hints[0] if all(kind in others for others in hints)] if hints else []
-        found = list(dict.fromkeys([*kinds, *shared]))
-        return [] if found == [type(None)] else found
+        return list(dict.fromkeys([*kinds, *shared]))
 
     def _defaults(self, id_: str) -> list[Any]:
         values = []
@@ -358,7 +357,7 @@ class _Keys:
     def _wanted(self, id_: str, value: Any, defaults: Sequence[Any]) -> str | None:
         """Returns what is expected in place of a value; None for a good one."""
         kinds = self._kinds(id_)
-        if kinds and not any(fits(value, kind) for kind in kinds):
+        if set(kinds) - {type(None)} and not any(fits(value, kind) for kind in kinds):
             return type_names(kinds)
         found, usual = numbers(value), [number for default in defaults for number in numbers(default)]
         if not all(math.isfinite(number) for number in found):
