@@ -35,7 +35,8 @@ def agree(first, second) -> bool:
 @every_bundle
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
-    must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert", "inferer", "member_inferer"}
+    must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
+    must |= {"inferer", "member_inferer"}
     must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
