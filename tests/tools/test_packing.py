@@ -49,10 +49,20 @@ def test_the_zip_holds_one_folder_with_what_is_needed_to_run(bundle, tmp_path):
         "configs/inference.json",
         "docs/README.md",
         "LICENSE",
-        "custom_nets/tools/cli.py",
+        "custom_nets/networks/pyramid/network.py",
     } <= inside
     assert not {name for name in inside if name.startswith("results") or "pycache" in name}
     assert "models/checkpoint_last.pt" not in inside
+
+
+def test_what_only_a_person_uses_is_not_packed(bundle, tmp_path):
+    """Commands, phantoms, conversion, packing: a quarter of the code."""
+    with zipfile.ZipFile(pack_bundle(bundle, tmp_path)) as archive:
+        inside = {name.removeprefix("ossnet_brats/") for name in archive.namelist()}
+    code = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "custom_nets").rglob("*.py")}
+    left_out = {name for name in code if name.startswith("custom_nets/tools/")} | {"custom_nets/__main__.py"}
+    assert {name for name in inside if name.endswith(".py")} == code - left_out
+    assert not {name for name in inside if "tools" in name.split("/")}
 
 
 def test_checksums_fit_the_unpacked_bundle(bundle, tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
+from custom_nets.io.model_settings import check_settings
 from custom_nets.io.weights import load_weights
 from custom_nets.networks.base import divisor_of
 from custom_nets.tools.bundle_config import check_shape, read_bundle
@@ -94,7 +95,8 @@ def export_bundle(
     if untrained:
         fill_with_random_numbers(network)
     else:
-        load_weights(network, parser.get_parsed_content("load_model"))
+        path = parser.get_parsed_content("load_model")
+        check_settings(path, load_weights(network, path), parser.get_parsed_content("model_keys"), strict=True)
     parts = export_parts(network, in_channels, multiple)
     return [export_part(part, Path(output), file_format, shape, dynamic) for part in parts]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -15,6 +13,7 @@ from monai.data import NibabelWriter
 from monai.data.utils import to_affine_nd
 from monai.utils import convert_to_numpy, get_equivalent_dtype
 
+from custom_nets.io.files import atomic_file
 from custom_nets.io.orientation import make_header
 from custom_nets.transforms.loading import FORMS_KEY
 
@@ -47,7 +46,6 @@ class WholeNibabelWriter(NibabelWriter):
 
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
         """Writes the file; `kwargs` are not used."""
-        target = Path(filename)
         affine = np.eye(4) if self.affine is None else convert_to_numpy(self.affine).astype(np.float64)
         voxels = convert_to_numpy(self.data_obj)
         header = make_header(to_affine_nd(3, affine), self.forms)
@@ -55,8 +53,5 @@ class WholeNibabelWriter(NibabelWriter):
         header.set_data_dtype(dtype)
         # Without an affine of its own an image leaves the forms in the header as they are.
         image = nib.Nifti1Image(voxels.astype(dtype, copy=False), None, header)
-        # A folder beside it: nibabel tells the format by the end of the name.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".", suffix=".part") as folder:
-            part = Path(folder, target.name)
+        with atomic_file(filename) as part:
             nib.save(image, part)
-            part.replace(target)
