@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from custom_nets.datasets.modalities import MODALITIES
+from custom_nets.datasets import get_record
 from tests.bundles.bundle import Bundle
 
 BUNDLES = {name: Bundle(name) for name in ("nvnet_brats", "ossnet_brats", "ossnet_lits")}
@@ -35,17 +35,8 @@ def agree(first, second) -> bool:
 @every_bundle
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
-    must = {
-        "output_dir",
-        "load_model",
-        "num_workers",
-        "split_file",
-        "initialize",
-        "run",
-        "invert",
-        "inferer",
-        "member_inferer",
-    }
+    must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
+    must |= {"inferer", "member_inferer", "voxel_warnings"}
     must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
@@ -85,7 +76,7 @@ def test_every_key_is_used(bundle):
     main = {**bundle.parse("train", "evaluate").config, **bundle.parse("inference").config}
     read = {key for key in main if any(re.search(rf"[@%]{key}\b", text) for text in texts.values())}
     values = {key for key, value in main.items() if not isinstance(value, dict)}
-    assert values - read - RUN_BY_MONAI == {"dataset_record", "debug"}  # the latter is asked of the workflow
+    assert values - read - RUN_BY_MONAI == {"debug"}  # which is asked of the workflow
     for name, text in texts.items():
         keys = {key.removeprefix("+").split("#")[0] for key in json.loads(text)} - RUN_BY_MONAI
         assert {key for key in keys - set(main) if f"@{key}" not in text} == set(), name
@@ -99,4 +90,4 @@ def test_no_step_is_picked_by_its_position(bundle):
 
 @pytest.mark.parametrize("name", ["nvnet_brats", "ossnet_brats"])
 def test_channels_are_in_the_order_of_the_data_lists(name):
-    assert tuple(BUNDLES[name].parse("train")["modalities"]) == MODALITIES
+    assert tuple(BUNDLES[name].parse("train")["modalities"]) == get_record("brats2018").channel_names
