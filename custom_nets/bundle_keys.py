@@ -418,8 +418,10 @@ class _Keys:
                     return
 
     def _words(self, id_: str, argument: str | None) -> set[str]:
-        """Returns what a message about a value may hold: its key, the argument that takes it, and itself."""
-        return {id_.lower(), str(argument).lower(), str(self.parser[id_]).lower()}
+        """Returns what a message about a value may hold: its key, the argument that takes it, itself or its items."""
+        value = self.parser[id_]
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return {id_.lower(), str(argument).lower(), *(str(item).lower() for item in items)}
 
     def _refusal(self, id_: str, message: str) -> str:
         """Returns what a constructor says of a value, with the key in place of the argument."""
