@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from custom_nets.datasets import get_record
 from tests.bundles.bundle import Bundle
 
 BUNDLES = {name: Bundle(name) for name in ("nvnet_brats", "ossnet_brats", "ossnet_lits")}
@@ -85,3 +86,8 @@ def test_every_key_is_used(bundle):
 def test_no_step_is_picked_by_its_position(bundle):
     for name in names(bundle):
         assert not re.search(r"[@%][\w#:]*(#|::)\d", (bundle.folder / "configs" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["nvnet_brats", "ossnet_brats"])
+def test_channels_are_in_the_order_of_the_data_lists(name):
+    assert tuple(BUNDLES[name].parse("train")["modalities"]) == get_record("brats2018").channel_names
