@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
+from typing import Any
+
+import monai
 from monai.bundle import ConfigWorkflow
 
+from custom_nets.bundle_paths import keep_paths
 from custom_nets.errors import show_input_errors
+from custom_nets.io.model_settings import take_over
 
 
 def start_run(workflow: ConfigWorkflow | None) -> None:
@@ -14,3 +20,14 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
         workflow: that runs; None where a config is parsed without one.
     """
     show_input_errors()
+    if workflow is not None:
+        keep_paths(workflow.parser)
+        take_over(workflow.parser, _typed_keys(), workflow.config_root_path)
+
+
+def _typed_keys() -> dict[str, Any]:
+    """Returns the keys that `monai.bundle.run` was called with."""
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code is monai.bundle.run.__code__:
+            return dict(frame.f_locals["override"])
+    return {}

@@ -11,6 +11,7 @@ from monai.utils import ensure_tuple
 
 from custom_nets.errors import InputError
 from custom_nets.io.files import parse_json_object
+from custom_nets.io.model_settings import take_over
 
 METADATA = "configs/metadata.json"
 
@@ -31,7 +32,7 @@ def read_metadata(bundle: str | Path) -> dict[str, Any]:
 def read_bundle(
     bundle: str | Path, configs: str | Sequence[str] = (), keys: dict[str, Any] | None = None
 ) -> tuple[ConfigParser, int]:
-    """Reads what a run of a bundle's inference would.
+    """Reads what a run of a bundle's inference would, with the keys that its model was trained with.
 
     Args:
         bundle: its folder.
@@ -53,6 +54,7 @@ def read_bundle(
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(bundle), **(keys or {})})
+    take_over(parser, keys or {}, files[0].parent)
     return parser, metadata["network_data_format"]["inputs"]["image"]["num_channels"]
 
 

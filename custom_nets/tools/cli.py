@@ -302,7 +302,7 @@ def _facts() -> dict[str, str]:
     import torch
 
     facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "itk", "matplotlib"):
+    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "itk", "matplotlib"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:

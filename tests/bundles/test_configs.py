@@ -24,18 +24,34 @@ def overrides(bundle: Bundle) -> set[str]:
     return names(bundle) - {"train", "evaluate", "inference"} - OWN_OF_ONE
 
 
+def agree(first, second) -> bool:
+    """Whether two components are the same in all that both have."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return all(agree(first[key], second[key]) for key in set(first) & set(second))
+    return first == second
+
+
 @every_bundle
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
-    must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert", "inferer"}
+    must = {
+        "output_dir",
+        "load_model",
+        "num_workers",
+        "split_file",
+        "initialize",
+        "run",
+        "invert",
+        "inferer",
+        "member_inferer",
+    }
     must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
         differing = {key for key in set(training) & set(inference) if training[key] != inference[key]}
         assert differing <= must
-        for key in {"network_def", "inferer", "invert"} & differing:
-            both = set(training[key]) & set(inference[key])
-            assert all(training[key][item] == inference[key][item] for item in both)
+        for key in {"network_def", "inferer", "member_inferer", "invert"} & differing:
+            assert agree(training[key], inference[key])
 
 
 @every_bundle

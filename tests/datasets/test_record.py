@@ -86,9 +86,7 @@ def test_labels_alone_are_regions():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        InputError, match=r"dataset 'brats2020' is unknown: expected brats2018, .*; did you mean"
-    ):
+    with pytest.raises(InputError, match=r"dataset 'brats2020' is unknown: expected brats2018, .*; did you mean"):
         get_record("brats2020")
 
 
