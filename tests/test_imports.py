@@ -18,6 +18,7 @@ LEVELS = {
     "io": -1,
     "errors": -2,
     "bundle_keys": -1,
+    "typed_values": -2,
     "bundle_paths": -1,
     "distributed": -2,
     "": -2,

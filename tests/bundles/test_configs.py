@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from custom_nets.datasets import get_record
 from tests.bundles.bundle import Bundle
 
 BUNDLES = {name: Bundle(name) for name in ("nvnet_brats", "ossnet_brats", "ossnet_lits")}
@@ -34,17 +35,8 @@ def agree(first, second) -> bool:
 @every_bundle
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
-    must = {
-        "output_dir",
-        "load_model",
-        "num_workers",
-        "split_file",
-        "initialize",
-        "run",
-        "invert",
-        "inferer",
-        "member_inferer",
-    }
+    must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
+    must |= {"inferer", "member_inferer", "voxel_warnings"}
     must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
@@ -94,3 +86,8 @@ def test_every_key_is_used(bundle):
 def test_no_step_is_picked_by_its_position(bundle):
     for name in names(bundle):
         assert not re.search(r"[@%][\w#:]*(#|::)\d", (bundle.folder / "configs" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["nvnet_brats", "ossnet_brats"])
+def test_channels_are_in_the_order_of_the_data_lists(name):
+    assert tuple(BUNDLES[name].parse("train")["modalities"]) == get_record("brats2018").channel_names
