@@ -88,11 +88,36 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     if workflow is None:
         return
     parser, typed = workflow.parser, _typed_keys()
-    keep_paths(parser)
-    check_keys(parser, Path(workflow.config_root_path), typed, workflow.run_id)
+    folder = Path(workflow.config_root_path)
+    name_data_set(parser, folder, typed)
+    keep_paths(parser, typed)
+    check_keys(parser, folder, typed, workflow.run_id)
     take_over(parser, typed, workflow.config_root_path)
     show_errors(debug=parser["debug"] is True)
     parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
+    parser.parse(reset=True)
+
+
+def name_data_set(parser: ConfigParser, folder: Path, typed: dict[str, Any]) -> None:
+    """Takes `--dataset NAME` for the record of the data set.
+
+    In an inference config the id `dataset` is that of MONAI's data set, which MONAI requires there; a text in its place
+    can only be the name, or the file, of a record.
+
+    Args:
+        parser: with the configs of a run, and all keys set.
+        folder: of the bundle's configs.
+        typed: keys from a command line; the name moves there, too.
+    """
+    config = parser.get()
+    if not isinstance(config.get("dataset"), str):
+        return
+    config["dataset_record"] = typed["dataset_record"] = config.pop("dataset")
+    typed.pop("dataset", None)
+    for file in sorted(folder.glob("*.json")):
+        content = ConfigParser.load_config_file(file)
+        if "dataset" in content and set(content) <= set(config) | {"dataset"}:
+            config["dataset"] = content["dataset"]
     parser.parse(reset=True)
 
 
