@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
+import threading
 import traceback
+from types import FrameType
 from typing import Any
 
 import monai
@@ -19,8 +24,17 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
         workflow: that runs; None where a config is parsed without one.
     """
     show_input_errors()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     if workflow is not None:
         take_over(workflow.parser, _typed_keys(), workflow.config_root_path)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Ends a run so that unfinished files are removed; a training that has begun saves its state instead."""
+    print("stopped by SIGTERM; what was finished is kept", file=sys.stderr)
+    logging.disable(logging.ERROR)  # ignite would tell the exit status as an error
+    raise SystemExit(128 + number)
 
 
 def _typed_keys() -> dict[str, Any]:
