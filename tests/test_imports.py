@@ -18,11 +18,13 @@ LEVELS = {
     "io": -1,
     "errors": -2,
     "bundle_keys": -1,
+    "typed_values": -2,
+    "bundle_paths": -1,
     "distributed": -2,
     "": -2,
 }
 MIDDLE = 2  # transforms, inferers, losses, metrics, handlers, engines
-OPTIONAL = {"itk", "mcubes", "matplotlib"}
+OPTIONAL = {"itk", "pydicom", "mcubes", "matplotlib"}
 
 
 def room_of(path: Path) -> str:

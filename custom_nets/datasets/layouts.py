@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -14,6 +15,8 @@ from custom_nets.datasets.names import role_of, roles, split_end
 from custom_nets.datasets.record import Record
 from custom_nets.errors import MAX_NAMED, InputError
 from custom_nets.io.nifti import SUFFIXES, is_nifti, stem
+
+logger = logging.getLogger(__name__)
 
 Folders = dict[Path, list[Path]]
 """The NIfTI files of each folder that holds files of any sort."""
@@ -197,9 +200,13 @@ def dicom(record: Record, folders: Folders) -> list[FoundCase]:
     Raises:
         InputError: when several folders are series of one study.
     """
-    from custom_nets.io.dicom import is_dicom_folder, study_of
+    from custom_nets.io.dicom import holds_ct, is_dicom_folder, study_of
 
-    series = [folder for folder in folders if is_dicom_folder(folder)]
+    every = [folder for folder in folders if is_dicom_folder(folder)]
+    series = [folder for folder in every if holds_ct(folder)] if len(every) > 1 else every
+    if 0 < len(series) < len(every):
+        logger.info("takes %d DICOM folders with CT, passes over %d others", len(series), len(every) - len(series))
+    series = series or every  # the check of each case says what it is instead
     studies: dict[str, list[str]] = defaultdict(list)
     for folder in series if len(series) > 1 else []:
         try:

@@ -168,7 +168,7 @@ def test_inference_writes_patient_space_results(trained, phantoms, tmp_path):
 
 
 def test_results_of_another_spacing_lie_where_the_image_does(trained, phantoms, tmp_path):
-    """Phantom voxels are 6 x 6 x 5.54 mm; asked at 3 mm, the result covers the same patient."""
+    """Phantom voxels are 6 x 6 x 5.54 mm; queried at 3 mm, the result covers the same patient."""
     item = datalist(phantoms)[0]
     keys = {**trained, "dataset_dir": str(Path(item["label"]).parent), "output_dir": str(tmp_path)}
     run("inferring", "inference", **keys, output_spacing=3, save_probabilities=True)

@@ -22,7 +22,7 @@ BUNDLE, config, parse, run = OSSNET.folder, OSSNET.config, OSSNET.parse, OSSNET.
 # A network and a run as small as the configs allow, for phantoms with voxels of about 8 mm.
 TINY = {
     "spacing": 8.0,
-    "reduction": 1,
+    "downsampling": 1,
     "channels": [8, 8, 8],
     "hidden_features": 16,
     "epochs": 1,

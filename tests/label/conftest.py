@@ -15,7 +15,7 @@ from tests.tools.conftest import copy_bundle
 SMALL = {
     "nvnet_brats": {"crop_size": [32, 32, 16], "init_filters": 8, "latent_size": 8},
     "ossnet_brats": {"image_size": [32, 32, 24], "channels": [8, 8], "hidden_features": 16, "num_points": 512},
-    "ossnet_lits": {"spacing": 8.0, "reduction": 1, "channels": [8, 8, 8], "hidden_features": 16, "num_points": 64},
+    "ossnet_lits": {"spacing": 8.0, "downsampling": 1, "channels": [8, 8, 8], "hidden_features": 16, "num_points": 64},
 }
 BRAINS, LIVERS = ["nvnet_brats", "ossnet_brats"], ["ossnet_lits"]
 

@@ -87,6 +87,6 @@ def test_other_modalities_and_regions_are_a_few_lines(tmp_path):
     parser.read_config(str(configs / "inference.json"))
     parser["device"] = "cpu"
     assert parser.get_parsed_content("network_def").in_channels == 2
-    assert parser.get_parsed_content("check").channel_names == ("T1", "FLAIR")
+    assert parser.get_parsed_content("check").modalities == ("T1", "FLAIR")
     assert parser.get_parsed_content("overlay_modalities") == ["FLAIR"]
     assert parser.get_parsed_content("save_results#channels") == [1]

@@ -129,19 +129,6 @@ def test_info_is_json_for_bug_reports(monkeypatch, capsys):
     assert {"torch", "monai", "device"} <= set(json.loads(capsys.readouterr().out))
 
 
-@pytest.mark.parametrize(
-    ("given", "joined"),
-    [
-        (["a", "--shape", "1", "2", "3"], ["a", "--shape=[1,2,3]"]),
-        (["--seed", "1", "--cases", "2"], ["--seed", "1", "--cases", "2"]),
-        (["--shape=[1,2,3]"], ["--shape=[1,2,3]"]),
-        ([], []),
-    ],
-)
-def test_numbers_after_an_option_are_one_list(given, joined):
-    assert cli.join_numbers(given) == joined
-
-
 def test_ct_phantoms_are_written_and_recognised(monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, "phantom", "lits", str(tmp_path), "--cases", "2", "--spacing", "8") == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -169,7 +156,7 @@ def test_oddities_of_ct_cases_are_told(monkeypatch, tmp_path, capsys):
         (("lits", "--shape", "32", "32", "24"), "--shape has no effect on phantoms of lits"),
         (("lits", "--style", "hard"), "--style has no effect on phantoms of lits"),
         (("brats", "--spacing", "3"), "--spacing has no effect on phantoms of brats"),
-        (("kidney",), "dataset 'kidney' is unknown; expected brats or lits"),
+        (("kidney",), "dataset is 'kidney'; expected brats or lits"),
     ],
 )
 def test_options_without_effect_are_refused(monkeypatch, tmp_path, capsys, arguments, message):

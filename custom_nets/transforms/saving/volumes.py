@@ -20,7 +20,9 @@ from scipy.spatial import ConvexHull, QhullError
 from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
+from custom_nets.transforms.loading import ORIENTATION_KEY
 from custom_nets.transforms.regions import check_names, dataset_of
+from custom_nets.transforms.saving.case_files import result_file
 from custom_nets.transforms.saving.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
 from custom_nets.transforms.slabs import split_slabs
 
@@ -196,7 +198,9 @@ class RegionVolumesd(MapTransform):
 class SaveRegionVolumesd(MapTransform):
     """Writes one JSON file a case, `<output_dir>/<case>/<case>_volumes<suffix>.json`, with the volume of each region.
 
-    It holds `case`, `spacing_mm` and, for each region, what `region_volumes` measures. The item is returned unchanged.
+    It holds `case`, `spacing_mm`, `orientation` and, for each region, what `region_volumes` measures. Orientation tells
+    from what the place of the voxels is known, see `VolumeHeader`: "unknown" where left and right cannot be told, null
+    where `LoadCased` did not read the image. The item is returned unchanged.
 
     Args:
         keys: MetaTensors `[R, H, W, D]` (probabilities or binary) on the grid whose affine they carry.
@@ -244,8 +248,9 @@ class SaveRegionVolumesd(MapTransform):
             report = {
                 "case": case,
                 "spacing_mm": [round(float(side), 6) for side in affine_to_spacing(affine)],
+                "orientation": item[key].meta.get(ORIENTATION_KEY),
                 "regions": region_volumes(item[key], affine, self.regions, self.threshold, self.parts),
             }
-            with atomic_file(self.output_dir / case / f"{case}_volumes{suffix}.json") as file:
+            with atomic_file(result_file(self.output_dir, case, f"_volumes{suffix}.json")) as file:
                 file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return item

@@ -75,6 +75,7 @@ def test_the_file_holds_case_spacing_and_regions(tmp_path):
     assert json.loads((tmp_path / "c.1" / "c.1_volumes.json").read_text()) == {
         "case": "c.1",
         "spacing_mm": [1.0, 1.0, 2.5],
+        "orientation": None,
         "regions": {"WT": {"ml": 0.01, "voxels": 4, "components": 2}},
     }
 
