@@ -96,7 +96,7 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     show_errors(debug=parser.get("debug") is True)
     if "bundle_root" in parser:
         parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
-    parser.parse(reset=True)
+    keep_paths(parser, typed)  # again: the checks have read the configs anew
 
 
 def name_data_set(parser: ConfigParser, folder: Path, typed: dict[str, Any]) -> None:
@@ -168,8 +168,14 @@ def _typed_keys() -> dict[str, Any]:
     """Returns the keys that `monai.bundle.run` was called with, those of None among them, which it drops in silence."""
     for frame, _ in traceback.walk_stack(None):
         if frame.f_code is monai.bundle.run.__code__:
-            return dict(frame.f_locals["override"])
+            return {key: _uncut(key, value) for key, value in frame.f_locals["override"].items()}
     return {}
+
+
+def _uncut(key: str, value: Any) -> Any:
+    """Returns the value of a key, of which fire takes what follows `#` for a comment of Python's."""
+    text = _typed_text(key, value)
+    return text if "#" in text and text[0] not in "$@%'\"[({" else value
 
 
 def _typed_text(key: str, value: Any) -> str:

@@ -153,7 +153,20 @@ def cases_to_infer(
     for fault in faults:
         logger.error("left out: %s", fault)
     _warn_of_absent(good, modalities)
-    return settle_identity_affines(good, identity_affines, report=True)
+    return CaseList(settle_identity_affines(good, identity_affines, report=True), faults)
+
+
+class CaseList(list[Item]):
+    """Items, and what is wrong with the cases that are not among them.
+
+    Args:
+        items: the usable cases.
+        left_out: one line for each of the others.
+    """
+
+    def __init__(self, items: Iterable[Item], left_out: Sequence[str]) -> None:
+        super().__init__(items)
+        self.left_out = tuple(left_out)
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:
