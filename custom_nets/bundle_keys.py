@@ -27,7 +27,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
 from custom_nets.bundle_paths import keep_paths
-from custom_nets.errors import InputError, describe, show_errors
+from custom_nets.errors import InputError, describe, end_at_sigterm, show_errors
 from custom_nets.io.model_settings import take_over
 from custom_nets.typed_values import (
     NULLS,
@@ -84,6 +84,7 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
         InputError: when a key is unknown or its value cannot be meant, a line for each.
     """
     show_errors()
+    end_at_sigterm()
     if workflow is None:
         return
     parser, typed = workflow.parser, _typed_keys()
@@ -95,7 +96,7 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     show_errors(debug=parser.get("debug") is True)
     if "bundle_root" in parser:
         parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
-    keep_paths(parser, typed)
+    keep_paths(parser, typed)  # again: the checks have read the configs anew
 
 
 def name_data_set(parser: ConfigParser, folder: Path, typed: dict[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 MAX_NAMED = 5
 """Names that one message lists."""
@@ -151,6 +154,21 @@ def show_errors(debug: bool = False) -> None:
             print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = show
+
+
+def end_at_sigterm() -> None:
+    """Makes SIGTERM end this process with a line and as an exception does, so that unfinished files are removed.
+
+    Nothing outside the main thread, which alone gets signals. A training that has begun saves its state instead.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        print("stopped by SIGTERM; what was finished is kept", file=sys.stderr)
+        logging.disable(logging.ERROR)  # ignite would tell the exit status as an error
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _place(error: BaseException) -> str:
