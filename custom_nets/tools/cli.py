@@ -237,6 +237,36 @@ def build_bundles(folder: str = "bundles") -> None:
     print("\n".join([*(f"wrote {file}" for file in changed), f"{len(SPECIFICATIONS)} bundles are up to date"]))
 
 
+def new(
+    name: str,
+    *,
+    data: str,
+    network: Literal["ossnet", "nvnet"] = "ossnet",
+    memory: float = 8.0,
+    dataset: str | None = None,
+    folder: str = ".",
+    json: str | None = None,
+) -> None:
+    """Makes a bundle for a labelled data set: measures it, plans the keys, and says what was chosen and why.
+
+    Args:
+        name: of the bundle, such as knee_mri.
+        data: folder of the data set.
+        network: ossnet (Pyramid OSS-Net) or nvnet.
+        memory: GiB of the device that trains.
+        dataset: name or file of the record of the data set; default: it is recognised.
+        folder: of all bundles; the new one is a folder in it.
+        json: file that the plan is written to, as JSON.
+    """
+    from custom_nets.tools.planning.new_bundle import format_plan, format_plan_json, new_bundle
+
+    place = Path(folder) / name
+    plan = new_bundle(place, data, network, memory, dataset)
+    if json is not None:
+        Path(json).write_text(format_plan_json(plan), encoding="utf-8")
+    print(f"{format_plan(plan)}\nwrote {place}; its docs/README.md tells how to run it")
+
+
 def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
     """Packs a bundle as a zip file for others, when it has no fault, and enters it into models/model_info.json.
 
@@ -340,6 +370,7 @@ VERBS: dict[str, Verb] = {
     "convert-segresnet": convert_segresnet,
     "run": run,
     "memory": memory,
+    "new": new,
     "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,

@@ -1,7 +1,7 @@
 """Transforms: input checks, regions, training points, result files."""
 
 from custom_nets.transforms.intensity.bias_field import CorrectBiasField, CorrectBiasFieldd
-from custom_nets.transforms.intensity.foreground import is_foreground
+from custom_nets.transforms.intensity.foreground import is_above_least, is_foreground
 from custom_nets.transforms.intensity.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
 from custom_nets.transforms.intensity.noise import RandGaussianNoised
 from custom_nets.transforms.intensity.normalization import NormalizeNonzero, NormalizeNonzerod
@@ -71,6 +71,7 @@ __all__ = [
     "WindowHounsfield",
     "WindowHounsfieldd",
     "case_name",
+    "is_above_least",
     "is_foreground",
     "region_mesh",
     "to_intensities",

@@ -19,3 +19,15 @@ def is_foreground(image: torch.Tensor) -> np.ndarray:
     for channel in others:
         mask |= above(channel, 0)
     return mask[None]
+
+
+def is_above_least(image: torch.Tensor) -> np.ndarray:
+    """Returns where any channel of an image `[C, H, W, D]` is above its own darkest voxel, `[1, H, W, D]`.
+
+    In place of `is_foreground` for images whose background is not 0, such as CT or what has voxels below 0.
+    """
+    first, *others = as_array(image)
+    mask: np.ndarray = first > first.min()
+    for channel in others:
+        mask |= channel > channel.min()
+    return mask[None]
