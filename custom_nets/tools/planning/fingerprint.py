@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Orientationd
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -164,18 +164,18 @@ def measure(record: Record, items: Sequence[Mapping[str, Any]]) -> Fingerprint:
     """
     labels = record.require_labels()
     keys = ["image", "label"]
-    read = Compose(
-        [
-            LoadCased(keys, modalities=record.channel_names),
-            CheckCased(keys, modalities=record.channel_names, voxel_warnings=False),
-            LabelsToRegionsd("label", dataset=record.name, regions=labels.region_names),
-            Orientationd(keys, axcodes=ORIENTATION, labels=None),
-        ]
+    steps = (  # no Compose, which hides what was wrong behind a traceback of its own
+        LoadCased(keys, modalities=record.channel_names),
+        CheckCased(keys, modalities=record.channel_names, voxel_warnings=False),
+        LabelsToRegionsd("label", dataset=record.name, regions=labels.region_names),
+        Orientationd(keys, axcodes=ORIENTATION, labels=None),
     )
     chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, MOST_CASES).round().astype(int))]
     cases = []
     for item in tqdm(chosen, "reading cases", unit="case", file=sys.stderr, dynamic_ncols=True):
-        case = read(dict(item))
+        case: Any = dict(item)
+        for step in steps:
+            case = step(case)
         image, regions = (case[key].as_subclass(torch.Tensor).numpy() for key in keys)
         if 1 in image.shape[1:]:
             shape = " x ".join(map(str, image.shape[1:]))
@@ -238,9 +238,7 @@ def _parts(region: np.ndarray, spacing: tuple[float, ...]) -> list[tuple[int, fl
     return [(min(box), min(math.prod(pair) for pair in zip(box, spacing, strict=True))) for box in sides]
 
 
-def _region_sizes(
-    name: str, cases: Sequence[Sequence[tuple[int, float]]], present: Sequence[bool]
-) -> RegionSizes:
+def _region_sizes(name: str, cases: Sequence[Sequence[tuple[int, float]]], present: Sequence[bool]) -> RegionSizes:
     parts = np.array([part for case in cases for part in case] or [(0.0, 0.0)], dtype=float)
     voxels, millimetres = np.percentile(parts, 5, axis=0)
     return RegionSizes(name, sum(present) / len(present), float(voxels), float(millimetres))

@@ -223,9 +223,7 @@ def describe_bundle(name: str, record: Record, plan: Plan) -> str:
     labels = record.require_labels()
     network = "Pyramid OSS-Net" if plan.network == "ossnet" else "NvNet"
     rows = "\n".join(f"| `{c.key}` | {json.dumps(c.value)} | {c.reason} |" for c in plan.choices)
-    regions = "\n".join(
-        f"| {r.name} | {', '.join(map(str, r.numbers))} | {r.written} |" for r in labels.regions
-    )
+    regions = "\n".join(f"| {r.name} | {', '.join(map(str, r.numbers))} | {r.written} |" for r in labels.regions)
     notes = "".join(f"- {note}\n" for note in plan.notes)
     return f"""# {name}
 

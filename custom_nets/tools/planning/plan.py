@@ -30,6 +30,9 @@ CELLS = {"size": 900_000, "spacing": 3_000_000}
 RESAMPLED_VOXELS = 64_000_000
 """Of a typical image at the bundle's spacing: a CT of the trunk at 1 mm."""
 
+TINY = 32
+"""Voxels; larger images are downsampled at least by 2, for their detail is what the decoder sees."""
+
 STEPS = 10_000
 """Of a whole training, about those of the shipped bundles."""
 
@@ -117,13 +120,11 @@ def make_plan(fingerprint: Fingerprint, network: NetworkName = "ossnet", memory:
     )
 
 
-def _plan_size(
-    fingerprint: Fingerprint, memory: float, batch_size: int
-) -> tuple[list[Choice], float, float]:
+def _plan_size(fingerprint: Fingerprint, memory: float, batch_size: int) -> tuple[list[Choice], float, float]:
     """Plans an occupancy network on images of one size, whose downsampling may differ by axis."""
     size, reason = _image_size(fingerprint)
     spacing, finest = fingerprint.spacing, min(fingerprint.spacing)
-    for factor in range(1, 33):
+    for factor in range(1 if max(size) <= TINY else 2, 33):
         downsampling = [min(max(1, round(finest * factor / side)), 32) for side in spacing]
         cells = [math.ceil(side / d) for side, d in zip(size, downsampling, strict=True)]
         if math.prod(cells) > CELLS["size"]:
@@ -143,7 +144,9 @@ def _plan_size(
     cell = " x ".join(f"{side * d:.3g}" for side, d in zip(spacing, downsampling, strict=True))
     choices = [
         Choice("image_size", size, reason),
-        Choice("downsampling", downsampling, f"cells of the encoder are {cell} mm, as alike along each axis as they can"),
+        Choice(
+            "downsampling", downsampling, f"cells of the encoder are {cell} mm, as alike along each axis as they can"
+        ),
         Choice("channels", channels, f"{len(channels)} levels, until the longest side of {max(cells)} cells is short"),
         Choice("num_points", points, "of an image in training, by its size"),
         Choice("coarse_step", step, step_reason),
@@ -155,9 +158,7 @@ def _plan_size(
     return choices, needed, inference
 
 
-def _plan_spacing(
-    fingerprint: Fingerprint, memory: float, batch_size: int
-) -> tuple[list[Choice], float, float]:
+def _plan_spacing(fingerprint: Fingerprint, memory: float, batch_size: int) -> tuple[list[Choice], float, float]:
     """Plans an occupancy network on images of one spacing, the same along each axis."""
     lengths = np.multiply(fingerprint.shapes, fingerprint.spacings)
     typical, large = np.median(lengths, axis=0), np.percentile(lengths, 95, axis=0)
@@ -186,7 +187,9 @@ def _plan_spacing(
     else:
         raise InputError(_too_little(memory))
     why = f"the median of the finest axis is {finest:.3g} mm" + (
-        "" if least <= finest else f", at which an image would have more than {RESAMPLED_VOXELS // 10**6} million voxels"
+        ""
+        if least <= finest
+        else f", at which an image would have more than {RESAMPLED_VOXELS // 10**6} million voxels"
     )
     step, step_reason = _lattice(fingerprint, "mm", spacing * 4)
     choices = [
@@ -232,7 +235,9 @@ def _plan_crops(fingerprint: Fingerprint, memory: float) -> tuple[list[Choice], 
     covered = 100 * math.prod(crop) / math.prod(whole)
     choices = [
         Choice("crop_size", crop, f"the largest that fits into the memory: {covered:.0f} % of a large image"),
-        Choice("init_filters", filters, "channels of the first level, 32 as published, fewer where crops would be small"),
+        Choice(
+            "init_filters", filters, "channels of the first level, 32 as published, fewer where crops would be small"
+        ),
     ]
     return choices, needed
 
@@ -255,7 +260,9 @@ def _plan_scaling(fingerprint: Fingerprint, network: NetworkName) -> tuple[Scali
         return "whole", [Choice("scaling", "whole", f"mean and deviation of all voxels: some are below 0 ({least:g})")]
     zeros = np.mean([channel.zeros for channel in measured]) if measured else 0.0
     told = f"{100 * zeros:.0f} % are 0" if measured else "zeros, where there are any, are no tissue"
-    return "nonzero", [Choice("scaling", "nonzero", f"mean and deviation of each channel's voxels that are not 0; {told}")]
+    return "nonzero", [
+        Choice("scaling", "nonzero", f"mean and deviation of each channel's voxels that are not 0; {told}")
+    ]
 
 
 def _plan_length(fingerprint: Fingerprint, batch_size: int) -> list[Choice]:
@@ -269,7 +276,9 @@ def _plan_length(fingerprint: Fingerprint, batch_size: int) -> list[Choice]:
     return [
         Choice("batch_size", batch_size, f"of {count - held_out} training cases"),
         Choice("validation", validation, f"{held_out} of {count} labelled cases"),
-        Choice("epochs", epochs, f"of {steps} steps: about {STEPS:,} in all, not fewer than 50 epochs nor more than 500"),
+        Choice(
+            "epochs", epochs, f"of {steps} steps: about {STEPS:,} in all, not fewer than 50 epochs nor more than 500"
+        ),
         Choice("val_interval", interval, "epochs, about ten validations in all"),
         Choice("checkpoint_interval", interval, "epochs, likewise"),
     ]
@@ -282,7 +291,9 @@ def _image_size(fingerprint: Fingerprint) -> tuple[list[int], str]:
     sides = np.where(outliers, np.ceil(usual), largest).astype(int)
     size = [max(math.ceil(side / unit) * unit, 8) for side in sides for unit in ((8 if side > 32 else 4),)]
     cut = int((contents > sides).any(axis=1).sum())
-    what = f"cuts the margins of {cut} of {len(contents)} cases in training" if cut else "holds the content of all cases"
+    what = (
+        f"cuts the margins of {cut} of {len(contents)} cases in training" if cut else "holds the content of all cases"
+    )
     return size, f"{what}; voxels of {' x '.join(f'{side:.3g}' for side in fingerprint.spacing)} mm"
 
 
@@ -295,7 +306,7 @@ def _contents(fingerprint: Fingerprint) -> list[list[int]]:
 
 
 def _channels(cells: Sequence[int]) -> list[int]:
-    levels = min(max(math.ceil(math.log2(max(cells) / 12)) + 1, 3), 5)
+    levels = min(max(math.ceil(math.log2(max(cells) / 12)) + 1, 4), 5)
     return [min(16 << level, 128) for level in range(levels)]
 
 
