@@ -129,15 +129,15 @@ def labelled_data(
     records = [entry.record for entry in found if entry.record is not None]
     if len(found) != 1 or not records:
         titles = ", ".join(record.title for record in records) or "files whose names say nothing"
-        msg = f"{dataset_dir}: holds {titles}; a bundle is made for one data set: name its record (--dataset NAME or FILE)"
+        msg = f"{dataset_dir}: holds {titles}; a bundle is for one data set: name its record (--dataset NAME or FILE)"
         raise InputError(msg)
     record = records[0]
     labelled = sum(bool(case.label) for case in found[0].cases)
     if record.labels is None or not labelled:
         what = "its record names no label" if record.labels is None else "no case has a label"
         msg = (
-            f"{dataset_dir}: {what}; a bundle learns from labelled cases: add the labels (labelsTr beside imagesTr, or as "
-            "a record says), or give a record with 'labels' (--dataset FILE)"
+            f"{dataset_dir}: {what}; a bundle learns from labelled cases: add the labels (labelsTr beside imagesTr, or "
+            "as a record says), or give a record with 'labels' (--dataset FILE)"
         )
         raise InputError(msg)
     items = datalist(dataset_dir, "required", check=False, dataset=dataset, modalities=record.channel_names)
@@ -239,7 +239,7 @@ def _parts(region: np.ndarray, spacing: tuple[float, ...]) -> list[tuple[int, fl
 
 
 def _region_sizes(name: str, cases: Sequence[Sequence[tuple[int, float]]], present: Sequence[bool]) -> RegionSizes:
-    parts = np.array([part for case in cases for part in case] or [(0.0, 0.0)], dtype=float)
+    parts = np.array([part for case in cases for part in case] or [(0, 0.0)], dtype=float)
     voxels, millimetres = np.percentile(parts, 5, axis=0)
     return RegionSizes(name, sum(present) / len(present), float(voxels), float(millimetres))
 

@@ -106,7 +106,7 @@ def record_content(record: Record) -> dict[str, Any]:
         "cases": record.cases,
         "others": record.others,
         "unlabelled": record.unlabelled,
-        "labels": {number: meaning for number, meaning in labels.names},
+        "labels": dict(labels.names),
         "regions": {r.name: {"numbers": list(r.numbers), "written": r.written} for r in labels.regions},
         "mirrors": record.mirrors,
         "grid": list(record.grid) if record.grid else None,
@@ -227,8 +227,8 @@ def describe_bundle(name: str, record: Record, plan: Plan) -> str:
     notes = "".join(f"- {note}\n" for note in plan.notes)
     return f"""# {name}
 
-{network} for {record.title}: {", ".join(record.channel_names)} as channels, {", ".join(labels.region_names)} as regions.
-Written by `custom-nets new`, which measured the data set and planned the keys below.
+{network} for {record.title}: {", ".join(record.channel_names)} as channels,
+{", ".join(labels.region_names)} as regions. Written by `custom-nets new`, which measured the data set and planned the keys below.
 
 **For research, not for diagnosis. No trained weights are included.**
 
@@ -237,11 +237,13 @@ Written by `custom-nets new`, which measured the data set and planned the keys b
 From this folder, with the folder of the data set as DIR:
 
     python -m monai.bundle run training --config_file configs/train.json --dataset_dir DIR
-    python -m monai.bundle run evaluating --config_file "['configs/train.json','configs/evaluate.json']" --dataset_dir DIR
+    python -m monai.bundle run evaluating --config_file "['configs/train.json','configs/evaluate.json']" \\
+        --dataset_dir DIR
     python -m monai.bundle run inferring --config_file configs/inference.json --dataset_dir DIR --output_dir RESULTS
 
     # check of the whole path: fit one case
-    python -m monai.bundle run training --config_file "['configs/train.json','configs/overfit.json']" --dataset_dir CASE
+    python -m monai.bundle run training --config_file "['configs/train.json','configs/overfit.json']" \\
+        --dataset_dir CASE
 
 Every key of a config can be given on the command line, as `--epochs 100` or `--device cpu`.
 
@@ -303,7 +305,7 @@ def _without_left_right(plan: Plan) -> dict[str, Any]:
     if plan.grid == "crops":
         intensity = {"_target_": "RandScaleIntensityd", "factors": "@intensity_scale"}
         shift = {"_target_": "RandShiftIntensityd", "offsets": "@intensity_shift"}
-        crop = {"_target_": "RandSpatialCropd", "roi_size": "@crop_size", "random_size": False}
+        crop: dict[str, Any] = {"_target_": "RandSpatialCropd", "roi_size": "@crop_size", "random_size": False}
         flip = {"_target_": "RandFlipd", "keys": _PAIR[:2], "prob": "@mirror_prob"}
         return {
             "random_transforms": [
@@ -312,7 +314,11 @@ def _without_left_right(plan: Plan) -> dict[str, Any]:
                 *({**each, "keys": "image", "channel_wise": True, "prob": 1.0} for each in (intensity, shift)),
             ]
         }
-    noise = {"_target_": "custom_nets.transforms.RandGaussianNoised", "std": "@noise_std", "sample_std": False}
+    noise: dict[str, Any] = {
+        "_target_": "custom_nets.transforms.RandGaussianNoised",
+        "std": "@noise_std",
+        "sample_std": False,
+    }
     shift = {"_target_": "RandShiftIntensityd", "offsets": "@brightness_shift", "channel_wise": True}
     return {
         "random_transforms": [

@@ -53,13 +53,15 @@ def test_occupancy_plans_make_sense(name):
         finest = min(data.spacing)
         assert finest * 0.95 <= keys["spacing"] <= 4 * finest
         assert isinstance(keys["downsampling"], int)
-        cells = [n * mm / keys["spacing"] / keys["downsampling"] for n, mm in zip(data.shapes[0], data.spacing)]
+        cells = [
+            n * mm / keys["spacing"] / keys["downsampling"] for n, mm in zip(data.shapes[0], data.spacing, strict=True)
+        ]
         assert keys["spacing"] <= keys["coarse_step"] <= 8 * keys["spacing"]
     else:
         size, step = keys["image_size"], keys["downsampling"]
-        assert all(side <= planned <= 1.2 * side + 8 for side, planned in zip(data.shapes[0], size))
-        cells = [side / d for side, d in zip(size, step)]
-        lengths = [d * mm for d, mm in zip(step, data.spacing)]
+        assert all(side <= planned <= 1.2 * side + 8 for side, planned in zip(data.shapes[0], size, strict=True))
+        cells = [side / d for side, d in zip(size, step, strict=True)]
+        lengths = [d * mm for d, mm in zip(step, data.spacing, strict=True)]
         assert max(lengths) <= max(2 * min(lengths), max(data.spacing))  # as isotropic as the voxels let them be
     assert 500 < math.prod(cells) <= 3_100_000
     assert min(cells) > 5
@@ -77,7 +79,7 @@ def test_crops_of_nvnet_fit_image_and_memory(name):
     for plan, memory in ((small, 4.0), (large, 24.0)):
         crop = plan.keys["crop_size"]
         assert plan.training_memory + BESIDE <= memory
-        assert all(side % 8 == 0 and side < whole + 16 for side, whole in zip(crop, DATA[name].shapes[0]))
+        assert all(side % 8 == 0 and side < whole + 16 for side, whole in zip(crop, DATA[name].shapes[0], strict=True))
     assert math.prod(small.keys["crop_size"]) <= math.prod(large.keys["crop_size"])
 
 
