@@ -24,8 +24,8 @@ from custom_nets.transforms.regions import (
     RegionsToLabelsd,
 )
 from custom_nets.transforms.saving.case_files import case_name
-from custom_nets.transforms.saving.meshes import SaveRegionMeshesd, region_mesh
-from custom_nets.transforms.saving.overlay import SaveOverlayd
+from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd, region_mesh
+from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
@@ -49,10 +49,12 @@ __all__ = [
     "LabelsToRegions",
     "LabelsToRegionsd",
     "LoadCased",
+    "MeshSettings",
     "NestRegions",
     "NestRegionsd",
     "NormalizeNonzero",
     "NormalizeNonzerod",
+    "OverlaySettings",
     "RandGaussianNoised",
     "RegionVolumesd",
     "RegionsToLabels",
