@@ -3,10 +3,17 @@
 from custom_nets.transforms.intensity.bias_field import CorrectBiasField, CorrectBiasFieldd
 from custom_nets.transforms.intensity.foreground import is_foreground
 from custom_nets.transforms.intensity.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
-from custom_nets.transforms.intensity.noise import RandGaussianNoised
+from custom_nets.transforms.intensity.noise import RandGaussianNoise, RandGaussianNoised
 from custom_nets.transforms.intensity.normalization import NormalizeNonzero, NormalizeNonzerod
 from custom_nets.transforms.loading import CheckCased, DropMissingd, LoadCased, ReloadCased
-from custom_nets.transforms.points import AuxiliaryTargetd, BorderMap, BorderMapd, SamplePoints, SamplePointsd
+from custom_nets.transforms.points import (
+    AuxiliaryTarget,
+    AuxiliaryTargetd,
+    BorderMap,
+    BorderMapd,
+    SamplePoints,
+    SamplePointsd,
+)
 from custom_nets.transforms.postprocessing import (
     DropSmallRegion,
     DropSmallRegiond,
@@ -33,6 +40,7 @@ from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
 __all__ = [
+    "AuxiliaryTarget",
     "AuxiliaryTargetd",
     "BorderMap",
     "BorderMapd",
@@ -55,6 +63,7 @@ __all__ = [
     "NormalizeNonzero",
     "NormalizeNonzerod",
     "OverlaySettings",
+    "RandGaussianNoise",
     "RandGaussianNoised",
     "RegionVolumesd",
     "RegionsToLabels",
