@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep, optional_import
+from monai.utils import convert_to_numpy, ensure_tuple_rep, optional_import
 from scipy.special import logit
 
 from custom_nets.errors import InputError
@@ -197,12 +197,12 @@ class MeshSettings:
     Raises: InputError for an unknown format.
     """
 
-    formats: Sequence[str] | str = ("obj",)
+    formats: Sequence[str] = ("obj",)
     space: Space = "RAS"
     threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in ensure_tuple(self.formats) if kind not in WRITERS]
+        unknown = [kind for kind in self.formats if kind not in WRITERS]
         if unknown:
             msg = f"mesh format '{unknown[0]}' is unknown; expected any of {', '.join(WRITERS)}"
             raise InputError(msg)
@@ -263,7 +263,7 @@ class SaveRegionMeshesd(MapTransform):
 
     def _save(self, case: str, ending: str, channel: NdarrayOrTensor, affine: np.ndarray, comment: str) -> None:
         mesh = region_mesh(channel, affine, self.settings.threshold, self.settings.space)
-        for kind in ensure_tuple(self.settings.formats):
+        for kind in self.settings.formats:
             file = result_file(self.output_dir, case, f"{ending}.{kind}")
             if mesh is None:
                 file.unlink(missing_ok=True)

@@ -213,7 +213,7 @@ def test_wrong_number_of_channels_is_refused(tmp_path):
 
 def test_an_unknown_format_is_refused():
     with pytest.raises(InputError, match="vtk"):
-        MeshSettings(formats="vtk")
+        MeshSettings(formats=["obj", "vtk"])
 
 
 def test_surface_of_a_real_tumour_encloses_about_its_voxels(real_case_dir):
