@@ -20,8 +20,8 @@ CONFIG := bundles/$(BUNDLE)/configs
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
-# of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are asked
-# about every voxel; the default search would pass over small false positives).
+# of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are queried
+# at every voxel; the default search would pass over small false positives).
 PHANTOMS_ossnet_brats := brats --cases 40 --shape 96 96 64
 PHANTOMS_ossnet_lits  := lits --cases 30 --spacing 3.5
 PHANTOMS_nvnet_brats  := $(PHANTOMS_ossnet_brats)

@@ -29,7 +29,7 @@ REMEDIES = {
         "out of memory on the GPU; give a smaller --batch_size in training, a --memory_limit of GiB in inference, or "
         "--device cpu"
     ),
-    r"No space left on device.*torch_|shared memory|Bus error": (
+    r"torch_\w*>?: No space left on device|shared memory|Bus error": (
         "no room in the shared memory for the loader's processes (/dev/shm); give --num_workers 0, or a container "
         "more of it (docker run --shm-size 8g)"
     ),
@@ -42,8 +42,11 @@ REMEDIES = {
     r"Too many open files|0 items of ancdata": (
         "too many open files; give fewer --num_workers, or allow more (ulimit -n)"
     ),
-    r"No space left on device(?:: '([^']*)')?|PytorchStreamWriter failed|Disk quota exceeded": (
-        "the disk is full, {0} is not written; free some space, or give another --output_dir or --ckpt_dir"
+    r"(?:No space left on device|Disk quota exceeded): '([^']*)'": (
+        "{0}: the disk is full; free some space, or give another --output_dir or --ckpt_dir"
+    ),
+    r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed": (
+        "the disk is full; free some space, or give another --output_dir or --ckpt_dir"
     ),
     r"(?:Permission denied|Read-only file system|Operation not permitted): '([^']*)'": (
         "{0}: permission denied; change who may use it, or give another folder"

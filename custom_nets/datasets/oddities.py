@@ -1,4 +1,4 @@
-"""What a user should know of cases that are not faulty: identity affines, labels stored as floats."""
+"""What a user should know of cases that are not faulty: identity affines, labels stored as floats, odd headers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from custom_nets.datasets.geometry_notes import geometry_notes
 from custom_nets.datasets.validation import Item
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.nifti import read_header
@@ -44,7 +45,8 @@ def describe_cases(items: Sequence[Item]) -> list[str]:
         items: as `datalist` gives them; files that cannot be read are passed over.
     """
     oddities = _read_oddities(items)
-    return [note for note in (_identity_note(oddities, items), _float_note(oddities, items)) if note]
+    notes = [_identity_note(oddities, items), _float_note(oddities, items), *geometry_notes(items)]
+    return [note for note in notes if note]
 
 
 def settle_identity_affines(items: list[Item], identity_affines: IdentityAffines, report: bool) -> list[Item]:
@@ -76,6 +78,8 @@ def settle_identity_affines(items: list[Item], identity_affines: IdentityAffines
         logger.warning(note)
     if report and (note := _float_note(oddities, items)):
         logger.info(note)
+    for note in geometry_notes(items) if report else ():
+        logger.warning(note)
     return items
 
 

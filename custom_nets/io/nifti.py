@@ -31,6 +31,9 @@ SUFFIXES = (".nii.gz", ".nii")
 SPACINGS = (0.01, 100.0)
 """Voxels of medical scans are this long (mm); a header that says otherwise is wrong, most often about its unit."""
 
+LONGEST_SIDE = 5000.0
+"""No scan is longer (mm); resampled, one that claims to be would ask for more memory than there is."""
+
 _CHANNELS = "channels: "
 _GZIP_RATIO = 1032  # deflate packs no better, see zlib's technical notes
 _KINDS = {"c": "complex numbers", "V": "several numbers each (colours)"}
@@ -136,7 +139,7 @@ def read_header(path: str | os.PathLike, case: str) -> VolumeHeader:
         raise InputError(msg)
     unit = millimetres_a_unit(header)
     affine = np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
-    _check_affine(affine, unit, place)
+    _check_affine(affine, shape, unit, place)
     forms = forms_as_text(header, affine)
     channels = _described_channels(image)
     return VolumeHeader(str(path), shape, affine, proxy.dtype, channels, orientation_of(header), apart, forms)
@@ -157,7 +160,7 @@ def _check_voxel_sizes(path: str | os.PathLike, place: str) -> None:
         raise InputError(msg)
 
 
-def _check_affine(affine: np.ndarray, unit: float, place: str) -> None:
+def _check_affine(affine: np.ndarray, shape: tuple[int, ...], unit: float, place: str) -> None:
     """Checks that an affine (mm) is one of a scan."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod():
@@ -170,6 +173,13 @@ def _check_affine(affine: np.ndarray, unit: float, place: str) -> None:
         msg = (
             f"{place}: voxels of {found} mm{said}, expected {least:g} to {most:g} mm; "
             "correct the spacing or the unit in the header"
+        )
+        raise InputError(msg)
+    sides = lengths * shape[:3]
+    if sides.max() > LONGEST_SIDE:
+        found = " x ".join(f"{side:,.0f}" for side in sides)
+        msg = (
+            f"{place}: a volume of {found} mm, expected at most {LONGEST_SIDE:,.0f}; correct the spacing in the header"
         )
         raise InputError(msg)
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from custom_nets.datasets import get_record
 from tests.bundles.bundle import Bundle
 
 BUNDLES = {name: Bundle(name) for name in ("nvnet_brats", "ossnet_brats", "ossnet_lits")}
@@ -35,13 +36,13 @@ def agree(first, second) -> bool:
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
     must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
-    must |= {"inferer", "member_inferer", "voxel_warnings"}
+    must |= {"inferer", "member_inferer", "voxel_warnings", "load_weights"}
     must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
         differing = {key for key in set(training) & set(inference) if training[key] != inference[key]}
         assert differing <= must
-        for key in {"network_def", "inferer", "member_inferer", "invert"} & differing:
+        for key in {"network_def", "inferer", "member_inferer", "invert", "load_weights"} & differing:
             assert agree(training[key], inference[key])
 
 
@@ -49,6 +50,7 @@ def test_training_and_inference_differ_where_they_must(bundle):
 def test_evaluation_and_inference_see_and_clean_alike(bundle):
     training, inference = bundle.parse("train", "evaluate"), bundle.parse("inference")
     assert training["load_model"] == inference["load_model"]
+    assert training["load_weights"] == {**inference["load_weights"], "strict": True}
     steps = [step for step in training["validate#postprocessing#transforms"] if step not in ("@invert", "@threshold")]
     assert all(step in inference["postprocessing#transforms"] for step in steps)
     if bundle.name == "nvnet_brats":
@@ -85,3 +87,8 @@ def test_every_key_is_used(bundle):
 def test_no_step_is_picked_by_its_position(bundle):
     for name in names(bundle):
         assert not re.search(r"[@%][\w#:]*(#|::)\d", (bundle.folder / "configs" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["nvnet_brats", "ossnet_brats"])
+def test_channels_are_in_the_order_of_the_data_lists(name):
+    assert tuple(BUNDLES[name].parse("train")["modalities"]) == get_record("brats2018").channel_names

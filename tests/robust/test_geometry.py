@@ -1,5 +1,6 @@
 """The place of a case is nibabel's choice in every part, and each program that reads scan and result agrees on it."""
 
+import gzip
 import json
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from monai.data import decollate_batch, list_data_collate
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, SaveImaged
 
+from custom_nets.errors import InputError
 from custom_nets.io.nifti import read_header
 from custom_nets.transforms import (
     CheckCased,
@@ -240,3 +242,112 @@ def test_a_qform_that_cannot_hold_a_shear_is_not_set(affine, code):
     np.testing.assert_allclose(header.get_best_affine(), affine, atol=2e-3)
     if header["qform_code"] > 0:
         np.testing.assert_allclose(header.get_qform(), affine, atol=2e-3)
+
+
+def note_of(folder, header):
+    from custom_nets.datasets import describe_cases
+
+    path = write(folder / "A.nii", header, PREDICTION)
+    return describe_cases([{"case": "A", "image": path}])
+
+
+def test_a_header_without_orientation_is_told(tmp_path):
+    header = nib.Nifti1Header()
+    header["pixdim"][1:4] = 2
+    (note,) = note_of(tmp_path, header)
+    assert note.startswith("1 of 1 cases state no orientation (qform and sform codes are 0)")
+
+
+def test_two_forms_that_differ_are_told(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_qform(np.diag([-2.0, -2, 2, 1]), 1)
+    moved = np.diag([-2.0, -2, 2, 1])
+    moved[0, 3] = 64
+    header.set_sform(moved, 2)
+    (note,) = note_of(tmp_path, header)
+    assert "1 of 1 cases have a qform and an sform that differ, by up to 64.0 mm: A" in note
+
+
+def test_an_ordinary_header_needs_no_note(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_sform(np.diag([-2.0, -2, 2, 1]), 1)
+    assert note_of(tmp_path, header) == []
+
+
+class TestHeadersThatNoScanHas:
+    @pytest.fixture
+    def refused(self, tmp_path):
+        def refused(header=None, voxels=PREDICTION):
+            if header is None:
+                header = nib.Nifti1Header()
+                header.set_sform(np.eye(4), 1)
+            with pytest.raises(InputError) as error:
+                read_header(write(tmp_path / "A.nii", header, voxels), "A")
+            message = str(error.value)
+            assert message.startswith(f"case A, file {tmp_path / 'A.nii'}: ")
+            assert "\n" not in message
+            return message
+
+        return refused
+
+    @pytest.mark.parametrize("size", [0.0, np.nan, np.inf])
+    @pytest.mark.parametrize("code", [0, 1])
+    def test_voxel_sizes(self, refused, size, code):
+        header = nib.Nifti1Header()
+        header["qform_code"] = code
+        header["pixdim"][1:4] = 1, size, 1
+        assert "(pixdim), expected three lengths above 0; repair the header" in refused(header)
+
+    @pytest.mark.parametrize(("size", "unit"), [(8000, 2), (1, 1), (8, 1), (1, 3), (0.001, 2)])
+    def test_spacings(self, refused, size, unit):
+        header = nib.Nifti1Header()
+        header.set_sform(np.diag([size, size, size, 1]), 1)
+        header["xyzt_units"] = unit
+        message = refused(header)
+        assert "expected 0.01 to 100 mm; correct the spacing or the unit in the header" in message
+        assert ("(its unit is the metre)" in message) == (unit == 1)
+
+    @pytest.mark.parametrize("form", [np.zeros((4, 4)), np.diag([1, 1, 0, 1]), np.full((4, 4), np.nan)])
+    def test_affines(self, refused, form):
+        header = nib.Nifti1Header()
+        header["sform_code"] = 1
+        header["srow_x"], header["srow_y"], header["srow_z"] = form[:3]
+        assert "unusable affine" in refused(header)
+
+    def test_sides(self, refused):
+        header = nib.Nifti1Header()
+        header.set_sform(np.diag([90.0, 90, 90, 1]), 1)
+        message = refused(header, np.zeros((60, 6, 5), np.uint8))
+        assert "a volume of 5,400 x 540 x 450 mm, expected at most 5,000" in message
+
+    def test_complex_numbers(self, refused):
+        assert "its voxels hold complex numbers" in refused(voxels=PREDICTION * (1 + 1j))
+
+    def test_colours(self, refused):
+        colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+        assert "its voxels hold several numbers each (colours)" in refused(voxels=colours)
+
+    @pytest.mark.parametrize("shape", [(16384, 16384, 1024), (1, 1, 400), (2000, 2000, 1000)])
+    def test_more_than_the_file_can_hold(self, tmp_path, shape):
+        """Of the first one the length in the gzip trailer is right, modulo 4 GiB."""
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.uint8)
+        header.set_data_shape(shape)
+        header.set_sform(np.eye(4), 1)
+        header["vox_offset"] = 352
+        header["magic"] = b"n+1"
+        path = tmp_path / "A.nii.gz"
+        path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+        promised = 352 + int(np.prod(shape, dtype=np.int64))
+        with pytest.raises(InputError, match=rf"cut short, holds [\d,]+ of the {promised:,} bytes"):
+            read_header(path, "A")
+
+
+def test_a_single_slice_stays_a_volume(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_sform(np.diag([2.0, 2, 5, 1]), 1)
+    voxels = PREDICTION[:, :, 2:3]
+    path = write(tmp_path / "A.nii", header, voxels)
+    infer(path, tmp_path / "out")
+    result = nib.load(tmp_path / "out" / "A" / "A_prediction.nii.gz")
+    np.testing.assert_array_equal(np.asarray(result.dataobj), voxels)

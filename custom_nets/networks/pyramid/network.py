@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,10 +12,9 @@ from typing import NamedTuple
 import torch
 from monai.data import MetaTensor
 from monai.networks.layers.utils import get_act_layer
-from monai.utils import deprecated_arg, ensure_tuple_rep
+from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
-from custom_nets import __version__
 from custom_nets.errors import InputError
 from custom_nets.networks.base import OccupancyNetworkBase
 from custom_nets.networks.export_ops import downsample_in_mm_plainly, downsample_plainly, is_traced
@@ -28,8 +28,6 @@ from custom_nets.networks.geometry import (
 )
 from custom_nets.networks.pyramid.encoder import PyramidEncoder
 from custom_nets.networks.pyramid.sampling import sample_features, sample_neighbourhoods
-
-_RENAMED = "Its new name is `downsampling`, as argument and as config key."
 
 
 class PyramidLatent(NamedTuple):
@@ -104,9 +102,6 @@ class PyramidOSSNet(OccupancyNetworkBase):
 
     accepts_positions = True
 
-    @deprecated_arg(
-        "reduction", since="0.1", removed="0.3", new_name="downsampling", version_val=__version__, msg_suffix=_RENAMED
-    )
     def __init__(
         self,
         in_channels: int = 4,
@@ -120,6 +115,9 @@ class PyramidOSSNet(OccupancyNetworkBase):
         reduction: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(settings.points_per_chunk)
+        if reduction is not None:
+            warnings.warn("`reduction` is deprecated; its new name is `downsampling`", FutureWarning, stacklevel=2)
+            downsampling = reduction
         self.downsampling = ensure_tuple_rep(downsampling, 3)
         if min(self.downsampling) < 1:
             msg = f"downsampling is {downsampling}; expected at least 1, one number or three"
@@ -199,8 +197,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         image, points = plain_tensor(image), plain_tensor(points)
         parts = sample_features(latent.features, (points.float() + 0.5) / image_sides(image))
         if self.neighbourhood:
-            step = None if self.spacing is None else self.spacing / latent.spacing  # in voxels [B, 3]
-            samples = sample_neighbourhoods(image, points, self.neighbourhood, step)
+            samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
             parts.append(self._views(samples, dim=2).flatten(2))
         parts.append(unit_coordinates(points, unit_steps(image)))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
@@ -211,6 +208,10 @@ class PyramidOSSNet(OccupancyNetworkBase):
             return values
         low, high = self.contrast
         return torch.cat([values, (values.clamp(low, high) - low) / (high - low)], dim=dim)
+
+    def _step(self, latent: PyramidLatent) -> Tensor | None:
+        """A step in voxels `[B, 3]`, None where it is one voxel."""
+        return None if self.spacing is None else self.spacing / latent.spacing
 
     def _downsample(self, image: Tensor, spacing: Tensor, voxel: float | None) -> Tensor:
         """The encoder's view of an image: on a grid of whole cells of the coarsest level, rounded up."""

@@ -156,7 +156,7 @@ def _fill(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _outline(axes: Axes, field: np.ndarray, level: float, extent: Extent, colour: Any, **line: Any) -> None:
-    if field.min() <= level < field.max():
+    if min(field.shape) > 1 and field.min() <= level < field.max():  # a line of voxels has no outline
         axes.contour(field, levels=[level], colors=[colour], origin="upper", extent=extent, **line)
 
 

@@ -218,7 +218,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_the_former_name_of_downsampling_is_taken_with_a_line_that_names_the_new_one():
-    with pytest.warns(FutureWarning, match="`reduction` has been deprecated.*new name is `downsampling`"):
+    with pytest.warns(FutureWarning, match="`reduction` is deprecated; its new name is `downsampling`"):
         net = PyramidOSSNet(2, 1, channels=(8, 8), hidden_features=8, reduction=(4, 4, 1))
     assert net.downsampling == (4, 4, 1)
 
