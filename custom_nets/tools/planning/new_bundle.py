@@ -228,7 +228,8 @@ def describe_bundle(name: str, record: Record, plan: Plan) -> str:
     return f"""# {name}
 
 {network} for {record.title}: {", ".join(record.channel_names)} as channels,
-{", ".join(labels.region_names)} as regions. Written by `custom-nets new`, which measured the data set and planned the keys below.
+{", ".join(labels.region_names)} as regions.
+Written by `custom-nets new`, which measured the data set and planned the keys below.
 
 **For research, not for diagnosis. No trained weights are included.**
 
@@ -319,7 +320,7 @@ def _without_left_right(plan: Plan) -> dict[str, Any]:
         "std": "@noise_std",
         "sample_std": False,
     }
-    shift = {"_target_": "RandShiftIntensityd", "offsets": "@brightness_shift", "channel_wise": True}
+    shift: dict[str, Any] = {"_target_": "RandShiftIntensityd", "offsets": "@brightness_shift", "channel_wise": True}
     return {
         "random_transforms": [
             {"_target_": "RandFlipd", "keys": _PAIR, "prob": 0.5, "spatial_axis": 1},

@@ -1,4 +1,4 @@
-"""A bundle made for a data set that nobody knows: two disjoint labels with numbers of their own, in nnU-Net's layout."""
+"""A bundle made for a data set that nobody knows: two disjoint labels with numbers of their own."""
 
 import json
 import re
