@@ -320,10 +320,14 @@ def _without_left_right(plan: Plan) -> dict[str, Any]:
         "std": "@noise_std",
         "sample_std": False,
     }
-    shift: dict[str, Any] = {"_target_": "RandShiftIntensityd", "offsets": "@brightness_shift", "channel_wise": True}
+    brightness: dict[str, Any] = {
+        "_target_": "RandShiftIntensityd",
+        "offsets": "@brightness_shift",
+        "channel_wise": True,
+    }
     return {
         "random_transforms": [
             {"_target_": "RandFlipd", "keys": _PAIR, "prob": 0.5, "spatial_axis": 1},
-            *({**each, "keys": "image", "prob": 0.5} for each in (shift, noise)),
+            *({**each, "keys": "image", "prob": 0.5} for each in (brightness, noise)),
         ]
     }
