@@ -64,8 +64,9 @@ class FinishedCases:
             "%d of %d cases are finished, by this model and with these settings", len(mine) - len(left), len(mine)
         )
         loader.batch_sampler.sampler = left
-        engine.state.epoch_length = len(loader)
-        if not left:
+        if left:
+            engine.state.epoch_length = len(loader)
+        else:
             engine.terminate()
 
     def _is_finished(self, item: Mapping[str, Any]) -> bool:
@@ -78,9 +79,10 @@ class FinishedCases:
 
     def _record(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
+        left_out = getattr(engine, "left_out", ())  # of a `CaseEvaluator`: cases whose results are not all there
         for entry in batch if isinstance(batch, list) else [batch]:
             item = self._items.get(str(entry.get("case")))
-            if item is not None and self._folder(item).is_dir():
+            if item is not None and str(item["case"]) not in left_out and self._folder(item).is_dir():
                 remove_unfinished(self._folder(item))
                 with atomic_file(self._file(str(item["case"]))) as file:
                     file.write_text(json.dumps(self._state(item), indent=1) + "\n", encoding="utf-8")

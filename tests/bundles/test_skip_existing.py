@@ -77,3 +77,18 @@ def test_without_the_key_all_are_made(copied):
     before = {file: file.stat().st_mtime_ns for file in output.glob("*/*_prediction.nii.gz")}
     infer(name, data_of, folder, output)
     assert all(file.stat().st_mtime_ns != time for file, time in before.items())
+
+
+def test_a_case_that_was_left_out_is_not_finished(results, data_of, tmp_path, monkeypatch):
+    """Its label map was written before the picture failed."""
+    name, output = "ossnet_lits", tmp_path / "results"
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("custom_nets.transforms.saving.volumes.region_volumes", fail)
+        with pytest.raises((RuntimeError, SystemExit)):
+            infer(name, data_of, results[name], output)
+    assert len(list(output.glob("*/*_prediction.nii.gz"))) == 4
+    assert len(made_again(name, data_of, results[name], output)) == 4
