@@ -193,11 +193,13 @@ class Record:
         return self.labels
 
 
+@lru_cache(maxsize=1)
 def record_names() -> tuple[str, ...]:
     """Returns the names of the records that come with the package, sorted."""
     return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 
 
+@lru_cache(maxsize=1)
 def shipped_records() -> tuple[Record, ...]:
     """Returns the records that come with the package, sorted by name."""
     return tuple(get_record(name) for name in record_names())
