@@ -1,0 +1,219 @@
+"""What is trained on real patients: networks and recipes, and the changes that are tried one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from monai.losses import DiceLoss
+from monai.networks.nets import DynUNet, SegResNet, UNet
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSimulateLowResolutiond,
+)
+from torch import Tensor, nn
+
+from custom_nets.losses import OccupancyLoss
+from custom_nets.networks import OSSNet, PyramidOSSNet
+from custom_nets.transforms import BorderMap, SamplePointsd
+
+Item = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is built and trained.
+
+    Attributes:
+        network: makes the network for so many channels, regions and the largest size of the images.
+        learning_rate: of AdamW.
+        points: of all images of a step together; 0 for a convolutional network.
+        batch: images a step.
+        normalisation: a name of `_patients_data.NORMALISATIONS`.
+        augmentation: a name of `AUGMENTATIONS`.
+        sampling: of `SamplePointsd`.
+        border_radius: of the border map, in voxels.
+        auxiliary_weight: of the auxiliary segmentation.
+        average: decay of the exponential moving average of the weights that is scored; 0: the weights themselves.
+        warm_up: share of the budget over which the learning rate rises.
+        mirror: score the mean of the answers for the image and its mirror image along the first axis.
+    """
+
+    network: Callable[[int, int, Sequence[int]], nn.Module]
+    learning_rate: float
+    points: int = 0
+    batch: int = 1
+    normalisation: str = "nonzero"
+    augmentation: str = "light"
+    sampling: dict[str, Any] = field(default_factory=lambda: {"border_balance": 0.5, "uncertain_share": 0.25})
+    border_radius: int = 6
+    auxiliary_weight: float = 0.1
+    average: float = 0.0
+    warm_up: float = 0.0
+    mirror: bool = False
+
+
+class DenseMethod:
+    """A convolutional network: images padded to multiples of 16 in, every voxel out; Dice + BCE."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
+        self.network = network
+        self.dice = DiceLoss(sigmoid=True, batch=True)
+
+    def prepare(self, item: Item) -> Item:
+        return item
+
+    def loss(self, items: Sequence[Item]) -> Tensor:
+        logits = self.network(stack_padded([item["image"] for item in items], 16))
+        if logits.ndim == 6:  # deep supervision: the first head is the output
+            logits = logits[:, 0]
+        target = stack_padded([item["label"] for item in items], 16).to(logits.dtype)
+        return self.dice(logits, target) + nn.functional.binary_cross_entropy_with_logits(logits, target)
+
+    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Probabilities `[R, H, W, D]`."""
+        h, w, d = image.shape[1:]
+        return network(stack_padded([image], 16))[0, :, :h, :w, :d].sigmoid()
+
+
+class PointMethod:
+    """An occupancy network: images and some points of each in, their answers out."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
+        self.network = network
+        self.sampler = SamplePointsd(num_points=recipe.points // recipe.batch, **recipe.sampling)
+        self.sampler.set_random_state(seed)
+        self.border_map = BorderMap(recipe.border_radius)
+        self.criterion = OccupancyLoss(recipe.auxiliary_weight, dice_weight=1.0)
+
+    def prepare(self, item: Item) -> Item:
+        return {**item, "border": self.border_map(item["label"]).to(item["label"].device)}
+
+    def loss(self, items: Sequence[Item]) -> Tensor:
+        samples = [self.sampler(item) for item in items]
+        points, labels = (torch.stack([sample[key] for sample in samples]) for key in ("points", "point_labels"))
+        sampler = self.sampler.sampler
+        outputs = self.network(
+            stack_padded([item["image"] for item in items]),
+            points,
+            candidates=sampler.num_candidates,
+            uncertain=sampler.num_uncertain,
+        )
+        return self.criterion(outputs, (labels, stack_padded([item["label"] for item in items])))
+
+    def predict(self, network: nn.Module, image: Tensor) -> Tensor:
+        """Probabilities `[R, H, W, D]`, of every voxel."""
+        return network(image[None])[0].sigmoid()
+
+
+def stack_padded(tensors: Sequence[Tensor], multiple: int = 1) -> Tensor:
+    """Stacks `[C, H, W, D]` to a batch; the far ends are padded to the largest, and to a multiple, with the minimum."""
+    size = [-(-max(t.shape[axis] for t in tensors) // multiple) * multiple for axis in (1, 2, 3)]
+    padded = []
+    for tensor in tensors:
+        missing = [n for axis in (3, 2, 1) for n in (0, size[axis - 1] - tensor.shape[axis])]
+        padded.append(nn.functional.pad(tensor, missing, value=float(tensor.min())))
+    return torch.stack(padded)
+
+
+def pyramid(**keys: Any) -> Callable[[int, int, Sequence[int]], nn.Module]:
+    """Pyramid OSS-Net with its defaults, some changed."""
+    return lambda channels, regions, _: PyramidOSSNet(channels, regions, **keys)
+
+
+def ossnet(variant: str) -> Callable[[int, int, Sequence[int]], nn.Module]:
+    """OSS-Net as the bundle builds it: the encoder sees half the image's resolution."""
+    return lambda channels, regions, size: OSSNet(
+        variant, channels, regions, grid_size=[-(-side // 32) * 16 for side in size]
+    )
+
+
+def residual_unet(channels: int, regions: int, _: Sequence[int]) -> nn.Module:
+    """MONAI's 3D UNet with residual units."""
+    return UNet(3, channels, regions, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2)
+
+
+def segresnet(channels: int, regions: int, _: Sequence[int]) -> nn.Module:
+    """MONAI's SegResNet with 8 filters."""
+    return SegResNet(in_channels=channels, out_channels=regions, init_filters=8)
+
+
+def dynunet(channels: int, regions: int, _: Sequence[int]) -> nn.Module:
+    """MONAI's DynUNet with 32 filters, every stride 2."""
+    kernels, strides = [[3] * 3] * 4, [[1] * 3, [2] * 3, [2] * 3, [2] * 3]
+    return DynUNet(3, channels, regions, kernels, strides, strides[1:], norm_name="instance", res_block=False)
+
+
+def _augmentation(seed: int, strong: bool) -> Compose:
+    everything = ["image", "label", "border"]
+    steps: list[Any] = [RandFlipd(everything, prob=0.5, spatial_axis=0, allow_missing_keys=True)]
+    if strong:
+        steps += [
+            RandAffined(
+                everything,
+                prob=0.8,
+                rotate_range=(0.1, 0.1, 0.35),
+                scale_range=(0.2, 0.2, 0.1),
+                translate_range=(8, 8, 2),
+                mode=["bilinear", "nearest", "nearest"],
+                padding_mode="border",
+                allow_missing_keys=True,
+            ),
+            RandAdjustContrastd("image", prob=0.5, gamma=(0.6, 1.7)),
+            RandSimulateLowResolutiond("image", prob=0.2, zoom_range=(0.5, 1.0)),
+        ]
+    steps += [
+        RandScaleIntensityd("image", factors=0.2, prob=0.7, channel_wise=True),
+        RandShiftIntensityd("image", offsets=0.3, prob=0.7, channel_wise=True),
+        RandGaussianNoised("image", std=0.1, prob=0.3),
+    ]
+    return Compose(steps).set_random_state(seed)
+
+
+AUGMENTATIONS: dict[str, Callable[[int], Compose]] = {
+    "light": lambda seed: _augmentation(seed, strong=False),
+    "strong": lambda seed: _augmentation(seed, strong=True),
+}
+
+METHODS: dict[str, Recipe] = {
+    "pyramid": Recipe(pyramid(), 2e-3, 4096),
+    "ossnet-c": Recipe(ossnet("c"), 1e-3, 4096, sampling={"border_balance": 0.5}),
+    "residual-unet": Recipe(residual_unet, 5e-3, batch=2),
+    "segresnet": Recipe(segresnet, 2e-3, batch=2),
+    "dynunet": Recipe(dynunet, 2e-3, batch=2),
+}
+"""The methods as the project trains them today."""
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "head": {"normalisation": "head"},
+    "median": {"normalisation": "median"},
+    "strong": {"augmentation": "strong"},
+    "batch2": {"batch": 2},
+    "batch4": {"batch": 4},
+    "average": {"average": 0.99},
+    "mirror": {"mirror": True},
+    "warm": {"warm_up": 0.1},
+    "flat": {"network": pyramid(reduction=(2, 2, 1))},
+    "flat4": {"network": pyramid(reduction=(4, 4, 1), depths=(2, 2, 2, 2))},
+    "levels5": {"network": pyramid(channels=(16, 32, 64, 128, 192))},
+    "topdown": {"network": pyramid(top_down=True)},
+    "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
+}
+"""What a name after a `+` changes in a recipe."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a method and its changes, such as `pyramid+median+strong`."""
+    method, *changes = name.split("+")
+    recipe = METHODS[method]
+    for change in changes:
+        recipe = replace(recipe, **CHANGES[change])
+    return recipe
