@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from _patients_bend import BentPyramidOSSNet
 from monai.losses import DiceLoss
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from monai.transforms import (
@@ -15,9 +18,11 @@ from monai.transforms import (
     RandAffined,
     RandFlipd,
     RandGaussianNoised,
+    Randomizable,
     RandScaleIntensityd,
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
+    Transform,
 )
 from torch import Tensor, nn
 
@@ -34,6 +39,7 @@ class Recipe:
 
     Attributes:
         network: makes the network for so many channels, regions and the largest size of the images.
+        keys: further arguments of the network.
         learning_rate: of AdamW.
         points: of all images of a step together; 0 for a convolutional network.
         batch: images a step.
@@ -41,13 +47,14 @@ class Recipe:
         augmentation: a name of `AUGMENTATIONS`.
         sampling: of `SamplePointsd`.
         border_radius: of the border map, in voxels.
+        lesion_points: take half of the points near borders from the inside of the regions.
         auxiliary_weight: of the auxiliary segmentation.
         average: decay of the exponential moving average of the weights that is scored; 0: the weights themselves.
         warm_up: share of the budget over which the learning rate rises.
         mirror: score the mean of the answers for the image and its mirror image along the first axis.
     """
 
-    network: Callable[[int, int, Sequence[int]], nn.Module]
+    network: Callable[..., nn.Module]
     learning_rate: float
     points: int = 0
     batch: int = 1
@@ -55,6 +62,8 @@ class Recipe:
     augmentation: str = "light"
     sampling: dict[str, Any] = field(default_factory=lambda: {"border_balance": 0.5, "uncertain_share": 0.25})
     border_radius: int = 6
+    lesion_points: bool = False
+    keys: dict[str, Any] = field(default_factory=dict)
     auxiliary_weight: float = 0.1
     average: float = 0.0
     warm_up: float = 0.0
@@ -92,10 +101,14 @@ class PointMethod:
         self.sampler = SamplePointsd(num_points=recipe.points // recipe.batch, **recipe.sampling)
         self.sampler.set_random_state(seed)
         self.border_map = BorderMap(recipe.border_radius)
+        self.lesion_points = recipe.lesion_points
         self.criterion = OccupancyLoss(recipe.auxiliary_weight, dice_weight=1.0)
 
     def prepare(self, item: Item) -> Item:
-        return {**item, "border": self.border_map(item["label"]).to(item["label"].device)}
+        border = self.border_map(item["label"]).to(item["label"].device)
+        if self.lesion_points:
+            border = torch.cat([border, item["label"].amax(dim=0, keepdim=True).bool()])
+        return {**item, "border": border}
 
     def loss(self, items: Sequence[Item]) -> Tensor:
         samples = [self.sampler(item) for item in items]
@@ -124,16 +137,19 @@ def stack_padded(tensors: Sequence[Tensor], multiple: int = 1) -> Tensor:
     return torch.stack(padded)
 
 
-def pyramid(**keys: Any) -> Callable[[int, int, Sequence[int]], nn.Module]:
+def pyramid(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Module:
     """Pyramid OSS-Net with its defaults, some changed."""
-    return lambda channels, regions, _: PyramidOSSNet(channels, regions, **keys)
+    return PyramidOSSNet(channels, regions, **keys)
 
 
-def ossnet(variant: str) -> Callable[[int, int, Sequence[int]], nn.Module]:
+def bent_pyramid(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Module:
+    """Pyramid OSS-Net whose coarse view is bent in training."""
+    return BentPyramidOSSNet(channels, regions, **keys)
+
+
+def ossnet(channels: int, regions: int, size: Sequence[int], variant: str = "c") -> nn.Module:
     """OSS-Net as the bundle builds it: the encoder sees half the image's resolution."""
-    return lambda channels, regions, size: OSSNet(
-        variant, channels, regions, grid_size=[-(-side // 32) * 16 for side in size]
-    )
+    return OSSNet(variant, channels, regions, grid_size=[-(-side // 32) * 16 for side in size])
 
 
 def residual_unet(channels: int, regions: int, _: Sequence[int]) -> nn.Module:
@@ -152,7 +168,35 @@ def dynunet(channels: int, regions: int, _: Sequence[int]) -> nn.Module:
     return DynUNet(3, channels, regions, kernels, strides, strides[1:], norm_name="instance", res_block=False)
 
 
-def _augmentation(seed: int, strong: bool) -> Compose:
+class RandIntensity(Randomizable, Transform):
+    """Changes each channel on its own: its curve (gamma), and its brightness from place to place (bias field).
+
+    Args:
+        gamma: exponents lie in exp(-gamma)..exp(gamma); the mean stays.
+        bias: deviation of the logarithm of the field.
+        prob: of each change.
+    """
+
+    def __init__(self, gamma: float = 0.4, bias: float = 0.25, prob: float = 0.6) -> None:
+        self.gamma, self.bias, self.prob = gamma, bias, prob
+
+    def __call__(self, item: Item) -> Item:
+        image = torch.as_tensor(item["image"])
+        channels = []
+        for channel in image:
+            low = channel.min()
+            value = channel - low
+            if self.R.rand() < self.prob:
+                mean = value.mean().clamp(min=1e-6)
+                value = mean * (value / mean) ** float(np.exp(self.R.uniform(-self.gamma, self.gamma)))
+            if self.R.rand() < self.prob:
+                field = torch.from_numpy(self.R.normal(0, self.bias, (1, 1, 4, 4, 3))).to(value)
+                value = value * nn.functional.interpolate(field, value.shape, mode="trilinear")[0, 0].exp()
+            channels.append(value + low)
+        return {**item, "image": torch.stack(channels)}
+
+
+def _augmentation(seed: int, strong: bool = False, intensity: bool = False) -> Compose:
     everything = ["image", "label", "border"]
     steps: list[Any] = [RandFlipd(everything, prob=0.5, spatial_axis=0, allow_missing_keys=True)]
     if strong:
@@ -170,6 +214,8 @@ def _augmentation(seed: int, strong: bool) -> Compose:
             RandAdjustContrastd("image", prob=0.5, gamma=(0.6, 1.7)),
             RandSimulateLowResolutiond("image", prob=0.2, zoom_range=(0.5, 1.0)),
         ]
+    if intensity:
+        steps.append(RandIntensity())
     steps += [
         RandScaleIntensityd("image", factors=0.2, prob=0.7, channel_wise=True),
         RandShiftIntensityd("image", offsets=0.3, prob=0.7, channel_wise=True),
@@ -179,13 +225,14 @@ def _augmentation(seed: int, strong: bool) -> Compose:
 
 
 AUGMENTATIONS: dict[str, Callable[[int], Compose]] = {
-    "light": lambda seed: _augmentation(seed, strong=False),
-    "strong": lambda seed: _augmentation(seed, strong=True),
+    "light": _augmentation,
+    "strong": partial(_augmentation, strong=True),
+    "intensity": partial(_augmentation, intensity=True),
 }
 
 METHODS: dict[str, Recipe] = {
-    "pyramid": Recipe(pyramid(), 2e-3, 4096),
-    "ossnet-c": Recipe(ossnet("c"), 1e-3, 4096, sampling={"border_balance": 0.5}),
+    "pyramid": Recipe(pyramid, 2e-3, 4096),
+    "ossnet-c": Recipe(ossnet, 1e-3, 4096, sampling={"border_balance": 0.5}),
     "residual-unet": Recipe(residual_unet, 5e-3, batch=2),
     "segresnet": Recipe(segresnet, 2e-3, batch=2),
     "dynunet": Recipe(dynunet, 2e-3, batch=2),
@@ -196,24 +243,29 @@ CHANGES: dict[str, dict[str, Any]] = {
     "head": {"normalisation": "head"},
     "median": {"normalisation": "median"},
     "strong": {"augmentation": "strong"},
+    "intensity": {"augmentation": "intensity"},
+    "bend": {"network": bent_pyramid},
     "batch2": {"batch": 2},
     "batch4": {"batch": 4},
     "average": {"average": 0.99},
     "mirror": {"mirror": True},
     "warm": {"warm_up": 0.1},
-    "flat": {"network": pyramid(reduction=(2, 2, 1))},
-    "flat4": {"network": pyramid(reduction=(4, 4, 1), depths=(2, 2, 2, 2))},
-    "levels5": {"network": pyramid(channels=(16, 32, 64, 128, 192))},
-    "topdown": {"network": pyramid(top_down=True)},
+    "lesion": {"lesion_points": True},
     "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
+    "aux1": {"auxiliary_weight": 1.0},
+    "flat": {"keys": {"reduction": (2, 2, 1)}},
+    "flat4": {"keys": {"reduction": (4, 4, 1), "depths": (2, 2, 2, 2)}},
+    "levels5": {"keys": {"channels": (16, 32, 64, 128, 192)}},
+    "topdown": {"keys": {"top_down": True}},
 }
-"""What a name after a `+` changes in a recipe."""
+"""What a name after a `+` changes in a recipe; arguments of the network (`keys`) add up."""
 
 
 def recipe_of(name: str) -> Recipe:
-    """The recipe of a method and its changes, such as `pyramid+median+strong`."""
+    """The recipe of a method and its changes, such as `pyramid+median+bend`."""
     method, *changes = name.split("+")
     recipe = METHODS[method]
     for change in changes:
-        recipe = replace(recipe, **CHANGES[change])
+        changed = dict(CHANGES[change])
+        recipe = replace(recipe, keys={**recipe.keys, **changed.pop("keys", {})}, **changed)
     return recipe

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _patients_data import Patient, labels_of, load_patients, split_fold
+from _patients_data import Patient, load_patients, split_fold
 from _patients_methods import AUGMENTATIONS, DenseMethod, PointMethod, Recipe, recipe_of
 from _report import commit
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ def train(
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     torch.manual_seed(seed)
     largest = np.max([patient.image.shape[1:] for patient in patients], axis=0).tolist()
-    network = recipe.network(patients[0].image.shape[0], len(patients[0].label), largest).to(device)
+    network = recipe.network(patients[0].image.shape[0], len(patients[0].label), largest, **recipe.keys).to(device)
     method = (PointMethod if recipe.points else DenseMethod)(network, recipe, seed)
     items = [method.prepare({"image": p.image.to(device), "label": p.label.to(device)}) for p in patients]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
@@ -129,15 +129,21 @@ def run(options: argparse.Namespace, name: str, fold: int, seed: int) -> None:
         options.weights.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), options.weights / f"{name}_{options.data.name}_{fold}_{seed}.pt")
     rows = []
-    for index in held_out[: options.most]:
+    # A few of the training patients show whether the network has learned too little or only these by heart.
+    parts = {"held out": held_out[: options.most], "training": training[: options.training]}
+    for part, index in [(part, index) for part, indices in parts.items() for index in indices]:
         scores = score(method, network, recipe, patients[index], device)
-        rows.append({**key, "commit": commit(), "patient": patients[index].name, **facts, **scores})
+        rows.append({**key, "commit": commit(), "part": part, "patient": patients[index].name, **facts, **scores})
     options.results.parent.mkdir(parents=True, exist_ok=True)
     # All at once: a run that was cut off leaves no part of itself.
     with options.results.open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
-    dice = np.array([row["dice"] for row in rows])
-    print(f"{name}, fold {fold}, seed {seed}: {facts}, Dice {dice.mean(0).round(3)}, median {np.median(dice, 0)}")
+    for part, indices in parts.items():
+        if indices:
+            dice = np.array([row["dice"] for row in rows if row["part"] == part])
+            print(
+                f"{name}, fold {fold}, seed {seed}, {part}: Dice {dice.mean(0)}, median {np.median(dice, 0)}, {facts}"
+            )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -159,6 +165,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
     parser.add_argument("--most", type=int, help="patients of each fold that are scored; default all")
+    parser.add_argument("--training", type=int, default=0, help="training patients that are scored too")
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
