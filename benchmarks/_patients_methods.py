@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _patients_bend import BentPyramidOSSNet
+from _patients_network import TrialPyramidOSSNet
 from monai.losses import DiceLoss
 from monai.networks.nets import DynUNet, SegResNet, UNet
 from monai.transforms import (
@@ -120,7 +120,16 @@ class PointMethod:
             candidates=sampler.num_candidates,
             uncertain=sampler.num_uncertain,
         )
-        return self.criterion(outputs, (labels, stack_padded([item["label"] for item in items])))
+        dense = stack_padded([item["label"] for item in items])
+        loss = self.criterion(outputs, (labels, dense))
+        if getattr(self.network, "heads", None) is None:
+            return loss
+        levels = zip(self.network.level_logits, self.network.level_targets(dense), strict=True)
+        return loss + torch.stack([self._level_loss(*level) for level in levels]).mean()
+
+    def _level_loss(self, logits: Tensor, shares: Tensor) -> Tensor:
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, shares)
+        return cross_entropy + self.criterion.dice_loss(logits, shares)
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
         """Probabilities `[R, H, W, D]`, of every voxel."""
@@ -142,9 +151,9 @@ def pyramid(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Mo
     return PyramidOSSNet(channels, regions, **keys)
 
 
-def bent_pyramid(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Module:
-    """Pyramid OSS-Net whose coarse view is bent in training."""
-    return BentPyramidOSSNet(channels, regions, **keys)
+def trial(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Module:
+    """Pyramid OSS-Net with options on trial."""
+    return TrialPyramidOSSNet(channels, regions, **keys)
 
 
 def ossnet(channels: int, regions: int, size: Sequence[int], variant: str = "c") -> nn.Module:
@@ -244,7 +253,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "median": {"normalisation": "median"},
     "strong": {"augmentation": "strong"},
     "intensity": {"augmentation": "intensity"},
-    "bend": {"network": bent_pyramid},
+    "bend": {"network": trial, "keys": {"bend": (0.4, 0.25, 0.1, 0.03)}},
+    "bend2": {"network": trial, "keys": {"bend": (0.8, 0.4, 0.2, 0.06)}},
+    "deep": {"network": trial, "keys": {"supervised": True}},
+    "correct": {"network": trial, "keys": {"supervised": True, "corrected": 1}},
+    "attention": {"network": trial, "keys": {"attention": True}},
+    "unlocated": {"network": trial, "keys": {"located": False}},
     "batch2": {"batch": 2},
     "batch4": {"batch": 4},
     "average": {"average": 0.99},
