@@ -26,6 +26,7 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
+from custom_nets.inferers import OccupancyInferer
 from custom_nets.losses import OccupancyLoss
 from custom_nets.networks import OSSNet, PyramidOSSNet
 from custom_nets.transforms import BorderMap, SamplePointsd
@@ -73,7 +74,7 @@ class Recipe:
 class DenseMethod:
     """A convolutional network: images padded to multiples of 16 in, every voxel out; Dice + BCE."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int, dense: bool) -> None:
         self.network = network
         self.dice = DiceLoss(sigmoid=True, batch=True)
 
@@ -96,12 +97,13 @@ class DenseMethod:
 class PointMethod:
     """An occupancy network: images and some points of each in, their answers out."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, seed: int) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, seed: int, dense: bool) -> None:
         self.network = network
         self.sampler = SamplePointsd(num_points=recipe.points // recipe.batch, **recipe.sampling)
         self.sampler.set_random_state(seed)
         self.border_map = BorderMap(recipe.border_radius)
         self.lesion_points = recipe.lesion_points
+        self.inferer = OccupancyInferer("dense" if dense else "surface", coarse_step=2)
         self.criterion = OccupancyLoss(recipe.auxiliary_weight, dice_weight=1.0)
 
     def prepare(self, item: Item) -> Item:
@@ -132,8 +134,8 @@ class PointMethod:
         return cross_entropy + self.criterion.dice_loss(logits, shares)
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
-        """Probabilities `[R, H, W, D]`, of every voxel."""
-        return network(image[None])[0].sigmoid()
+        """Probabilities `[R, H, W, D]`."""
+        return self.inferer(image[None], network)[0]
 
 
 def stack_padded(tensors: Sequence[Tensor], multiple: int = 1) -> Tensor:
@@ -256,7 +258,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "bend": {"network": trial, "keys": {"bend": (0.4, 0.25, 0.1, 0.03)}},
     "bend2": {"network": trial, "keys": {"bend": (0.8, 0.4, 0.2, 0.06)}},
     "deep": {"network": trial, "keys": {"supervised": True}},
-    "correct": {"network": trial, "keys": {"supervised": True, "corrected": 1}},
+    "correct": {"network": trial, "keys": {"supervised": True, "corrected": 0}},
     "attention": {"network": trial, "keys": {"attention": True}},
     "unlocated": {"network": trial, "keys": {"located": False}},
     "batch2": {"batch": 2},
@@ -267,6 +269,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lesion": {"lesion_points": True},
     "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
     "aux1": {"auxiliary_weight": 1.0},
+    "small": {"keys": {"reduction": (4, 4, 2), "depths": (2, 2, 2, 2)}, "batch": 4, "points": 2048},
     "flat": {"keys": {"reduction": (2, 2, 1)}},
     "flat4": {"keys": {"reduction": (4, 4, 1), "depths": (2, 2, 2, 2)}},
     "levels5": {"keys": {"channels": (16, 32, 64, 128, 192)}},

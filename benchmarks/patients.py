@@ -27,7 +27,7 @@ from custom_nets.metrics.regions import compute_region_dice, compute_region_haus
 
 
 def train(
-    recipe: Recipe, patients: list[Patient], seconds: float, seed: int, device: torch.device
+    recipe: Recipe, patients: list[Patient], seconds: float, seed: int, device: torch.device, dense: bool
 ) -> tuple[Any, nn.Module, dict[str, Any]]:
     """Trains until the budget is spent, with a learning rate that falls linearly over it to 2 %.
 
@@ -38,7 +38,7 @@ def train(
     torch.manual_seed(seed)
     largest = np.max([patient.image.shape[1:] for patient in patients], axis=0).tolist()
     network = recipe.network(patients[0].image.shape[0], len(patients[0].label), largest, **recipe.keys).to(device)
-    method = (PointMethod if recipe.points else DenseMethod)(network, recipe, seed)
+    method = (PointMethod if recipe.points else DenseMethod)(network, recipe, seed, dense)
     items = [method.prepare({"image": p.image.to(device), "label": p.label.to(device)}) for p in patients]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-2)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.average)) if recipe.average else None
@@ -116,6 +116,7 @@ def run(options: argparse.Namespace, name: str, fold: int, seed: int) -> None:
         "seed": seed,
         "seconds": options.seconds,
         "device": options.device,
+        "search": options.search,
     }
     if any(all(row[k] == v for k, v in key.items()) for row in read_rows(options.results)):
         print(f"{name}, fold {fold}, seed {seed}: done before")
@@ -124,7 +125,9 @@ def run(options: argparse.Namespace, name: str, fold: int, seed: int) -> None:
     recipe = recipe_of(name)
     patients = load_patients(options.data, options.cache, recipe.normalisation, options.in_plane)
     training, held_out = split_fold(len(patients), options.folds, fold)
-    method, network, facts = train(recipe, [patients[i] for i in training], options.seconds, seed, device)
+    method, network, facts = train(
+        recipe, [patients[i] for i in training], options.seconds, seed, device, not options.search
+    )
     if options.weights:
         options.weights.mkdir(parents=True, exist_ok=True)
         torch.save(network.state_dict(), options.weights / f"{name}_{options.data.name}_{fold}_{seed}.pt")
@@ -166,6 +169,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
     parser.add_argument("--most", type=int, help="patients of each fold that are scored; default all")
     parser.add_argument("--training", type=int, default=0, help="training patients that are scored too")
+    parser.add_argument("--search", action="store_true", help="ask occupancy networks near surfaces, not every voxel")
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
