@@ -17,7 +17,6 @@ from monai.transforms import (
     RandAdjustContrastd,
     RandAffined,
     RandFlipd,
-    RandGaussianNoised,
     Randomizable,
     RandScaleIntensityd,
     RandShiftIntensityd,
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from custom_nets.inferers import OccupancyInferer
 from custom_nets.losses import OccupancyLoss
 from custom_nets.networks import OSSNet, PyramidOSSNet
-from custom_nets.transforms import BorderMap, SamplePointsd
+from custom_nets.transforms import BorderMap, RandGaussianNoised, SamplePointsd
 
 Item = dict[str, Tensor]
 

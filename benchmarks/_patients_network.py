@@ -150,7 +150,9 @@ class TrialPyramidOSSNet(PyramidOSSNet):
         places = places.to(image.device)
         parts = sample_features(latent.features, (places + 1) / 2)
         samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
-        inputs = [*parts, self._views(samples, dim=2).flatten(2), *([places] if self.located else [])]
+        # The decoder counts from the first to the last voxel's centre, not from face to face.
+        position = places * (size / (size - 1).clamp(min=1)).to(places.device)
+        inputs = [*parts, self._views(samples, dim=2).flatten(2), *([position] if self.located else [])]
         logits = self.decoder(torch.cat([part.to(parts[0].dtype) for part in inputs], dim=-1))
         return logits if self.corrected is None else logits + parts[-1]
 

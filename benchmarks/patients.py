@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from _patients_data import Patient, load_patients, split_fold
 from _patients_methods import AUGMENTATIONS, DenseMethod, PointMethod, Recipe, recipe_of
-from _report import commit
+from _patients_table import summarise
+from _report import commit, report
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -169,6 +170,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder to keep the trained weights in")
     parser.add_argument("--most", type=int, help="patients of each fold that are scored; default all")
     parser.add_argument("--training", type=int, default=0, help="training patients that are scored too")
+    parser.add_argument("--against", help="method whose difference from the others is taken in the table")
+    parser.add_argument("--table", default="patients", help="name of the table in results/")
     parser.add_argument("--search", action="store_true", help="ask occupancy networks near surfaces, not every voxel")
     options = parser.parse_args()
     if options.device == "cpu":
@@ -177,6 +180,11 @@ def main() -> None:
         for seed in options.seeds:
             for name in options.methods:
                 run(options, name, fold, seed)
+    if not options.methods:
+        kept = {"data": options.data.name, "in plane": options.in_plane, "seconds": options.seconds}
+        rows = [row for row in read_rows(options.results) if all(row[k] == v for k, v in kept.items())]
+        title = f"{options.data.name}, {options.seconds:.0f} s, {options.in_plane or 'all'} voxels in plane"
+        report(options.table, title, summarise(rows, options.against), "median")
 
 
 if __name__ == "__main__":
