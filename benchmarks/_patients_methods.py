@@ -115,6 +115,8 @@ class PointMethod:
         samples = [self.sampler(item) for item in items]
         points, labels = (torch.stack([sample[key] for sample in samples]) for key in ("points", "point_labels"))
         sampler = self.sampler.sampler
+        if isinstance(self.network, TrialPyramidOSSNet):
+            self.network.sizes = [item["image"].shape[1:] for item in items]
         outputs = self.network(
             stack_padded([item["image"] for item in items]),
             points,
@@ -126,7 +128,9 @@ class PointMethod:
         if getattr(self.network, "heads", None) is None:
             return loss
         levels = zip(self.network.level_logits, self.network.level_targets(dense), strict=True)
-        return loss + torch.stack([self._level_loss(*level) for level in levels]).mean()
+        # Each level counts half of the finer one, as in nnU-Net.
+        losses = [self._level_loss(*level) * 0.5**number for number, level in enumerate(levels)]
+        return loss + torch.stack(losses).sum() / 2
 
     def _level_loss(self, logits: Tensor, shares: Tensor) -> Tensor:
         cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, shares)
@@ -134,6 +138,8 @@ class PointMethod:
 
     def predict(self, network: nn.Module, image: Tensor) -> Tensor:
         """Probabilities `[R, H, W, D]`."""
+        if isinstance(network, TrialPyramidOSSNet):
+            network.sizes = None
         return self.inferer(image[None], network)[0]
 
 
@@ -269,6 +275,20 @@ CHANGES: dict[str, dict[str, Any]] = {
     "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
     "aux1": {"auxiliary_weight": 1.0},
     "small": {"keys": {"reduction": (4, 4, 2), "depths": (2, 2, 2, 2)}, "batch": 4, "points": 2048},
+    "grid16": {
+        "network": trial,
+        "keys": {"grid": (32, 32, 16), "depths": (2, 2, 2, 2)},
+        "batch": 4,
+        "points": 2048,
+    },
+    "grid32": {
+        "network": trial,
+        "keys": {"grid": (32, 32, 32), "depths": (2, 2, 2, 2)},
+        "batch": 4,
+        "points": 2048,
+    },
+    "hippo": {"network": trial, "keys": {"grid": (24, 32, 24), "depths": (2, 2, 2, 2)}, "batch": 4},
+    "hippo1": {"network": trial, "keys": {"grid": (40, 56, 40)}, "batch": 2},
     "flat": {"keys": {"reduction": (2, 2, 1)}},
     "flat4": {"keys": {"reduction": (4, 4, 1), "depths": (2, 2, 2, 2)}},
     "levels5": {"keys": {"channels": (16, 32, 64, 128, 192)}},

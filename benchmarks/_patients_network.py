@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_nets.networks import PyramidOSSNet
-from custom_nets.networks.base import plain_tensor
+from custom_nets.networks.base import plain_tensor, resize_to_grid
 from custom_nets.networks.pyramid.network import PyramidLatent
 from custom_nets.networks.pyramid.sampling import sample_features, sample_neighbourhoods
 
@@ -84,6 +84,7 @@ class TrialPyramidOSSNet(PyramidOSSNet):
         corrected: the decoder reads the logits of this level's head, and answers with their correction; None: it does
             not.
         attention: over the coarsest level.
+        grid: of the encoder's view of every image, whatever its size; None: as `reduction` makes it.
         located: whether the decoder reads the position.
         keys: of `PyramidOSSNet`.
     """
@@ -95,12 +96,15 @@ class TrialPyramidOSSNet(PyramidOSSNet):
         supervised: bool = False,
         corrected: int | None = None,
         attention: bool = False,
+        grid: Sequence[int] | None = None,
         located: bool = True,
         channels: Sequence[int] = (16, 32, 64, 128),
         **keys: Any,
     ) -> None:
         super().__init__(*arguments, channels=channels, **keys)
-        self.bend, self.corrected, self.located = bend, corrected, located
+        self.bend, self.corrected, self.located, self.grid = bend, corrected, located, grid
+        self.sizes: list[Sequence[int]] | None = None
+        """Voxels of each image of a padded batch; None: all of them."""
         self._bends: list[Bend] | None = None
         self.level_logits: list[Tensor] = []
         num_regions = self.decoder[-1].out_features
@@ -111,16 +115,24 @@ class TrialPyramidOSSNet(PyramidOSSNet):
         inputs = first.in_features + (num_regions if corrected is not None else 0) - (0 if located else 3)
         self.decoder[0] = nn.Linear(inputs, first.out_features)
 
+    def _sizes(self, image: Tensor) -> list[Sequence[int]]:
+        return [image.shape[2:]] * len(image) if self.sizes is None else self.sizes
+
     def _reduce(self, image: Tensor, spacing: Tensor) -> Tensor:
-        volume = super()._reduce(image, spacing)
+        volume = self._view(image, spacing)
         self._bends = None
         if self.bend is None or not self.training:
             return volume
-        size = torch.tensor(image.shape[2:], dtype=torch.float32)
-        self._bends = [Bend.draw(size, *self.bend) for _ in range(len(image))]
-        axes = [(torch.arange(n) * 2 + 1) / n - 1 for n in volume.shape[2:]]
-        places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        return bent(volume, [bend.of_view(places) for bend in self._bends])
+        # Without a grid of its own the view spans the padded image.
+        sizes = [image.shape[2:]] * len(image) if self.grid is None else self._sizes(image)
+        self._bends = [Bend.draw(torch.tensor(size, dtype=torch.float32), *self.bend) for size in sizes]
+        return bent(volume, [bend.of_view(centres(volume.shape[2:])) for bend in self._bends])
+
+    def _view(self, image: Tensor, spacing: Tensor) -> Tensor:
+        if self.grid is None:
+            return super()._reduce(image, spacing)
+        items = zip(plain_tensor(image), self._sizes(image), strict=True)
+        return torch.cat([resize_to_grid(item[None, :, :h, :w, :d], self.grid) for item, (h, w, d) in items])
 
     def _encode(self, volume: Tensor, spacing: Tensor) -> PyramidLatent:
         latent = super()._encode(volume, spacing)
@@ -134,27 +146,40 @@ class TrialPyramidOSSNet(PyramidOSSNet):
 
     def level_targets(self, labels: Tensor) -> list[Tensor]:
         """Shares of each region `[B, R, h, w, d]` in the cells of each level, bent as the view is."""
-        finest = nn.functional.adaptive_avg_pool3d(labels.float(), self.level_logits[0].shape[2:])
+        finest = self.level_logits[0].shape[2:]
+        sizes = [labels.shape[2:]] * len(labels) if self.grid is None else self._sizes(labels)
+        pool = nn.functional.adaptive_avg_pool3d
+        shares = torch.stack(
+            [pool(item[:, :h, :w, :d].float(), finest) for item, (h, w, d) in zip(labels, sizes, strict=True)]
+        )
         if self._bends is not None:
-            axes = [(torch.arange(n) * 2 + 1) / n - 1 for n in finest.shape[2:]]
-            places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-            finest = bent(finest, [bend.of_view(places) for bend in self._bends])
-        return [nn.functional.adaptive_avg_pool3d(finest, logits.shape[2:]) for logits in self.level_logits]
+            shares = bent(shares, [bend.of_view(centres(finest)) for bend in self._bends])
+        return [pool(shares, logits.shape[2:]) for logits in self.level_logits]
 
     def decode(self, latent: PyramidLatent, image: Tensor, points: Tensor) -> Tensor:
         image = plain_tensor(image)
-        size = torch.tensor(image.shape[2:], dtype=torch.float32)
-        places = (points.cpu().float() * 2 + 1) / size - 1
+        own = torch.tensor([list(size) for size in self._sizes(image)], dtype=torch.float32)[:, None]  # [B, 1, 3]
+        spanned = own if self.grid is not None else torch.tensor(image.shape[2:], dtype=torch.float32).expand_as(own)
+        places = (points.cpu().float() * 2 + 1) / spanned - 1
         if self._bends is not None:
             places = torch.stack([bend.of_image(p) for bend, p in zip(self._bends, places, strict=True)])
-        places = places.to(image.device)
-        parts = sample_features(latent.features, (places + 1) / 2)
+        parts = sample_features(latent.features, ((places + 1) / 2).to(image.device))
         samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
-        # The decoder counts from the first to the last voxel's centre, not from face to face.
-        position = places * (size / (size - 1).clamp(min=1)).to(places.device)
-        inputs = [*parts, self._views(samples, dim=2).flatten(2), *([position] if self.located else [])]
+        # The decoder counts from the first to the last voxel's centre of the image itself.
+        position = ((places + 1) * spanned - 1) / (own - 1).clamp(min=1) - 1
+        inputs = [
+            *parts,
+            self._views(samples, dim=2).flatten(2),
+            *([position.to(image.device)] if self.located else []),
+        ]
         logits = self.decoder(torch.cat([part.to(parts[0].dtype) for part in inputs], dim=-1))
         return logits if self.corrected is None else logits + parts[-1]
+
+
+def centres(size: Sequence[int]) -> Tensor:
+    """Centres `[h, w, d, 3]` of the cells of a grid, in -1..1 from face to face."""
+    axes = [(torch.arange(n) * 2 + 1) / n - 1 for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
 def bent(volume: Tensor, places: Sequence[Tensor]) -> Tensor:

@@ -125,3 +125,15 @@ def test_seeds_of_a_patient_count_as_one_patient() -> None:
     rows = [_row("a", "1", 0.4), _row("a", "1", 0.6, seed=1), _row("a", "2", 0.9), _row("a", "2", 1.0, part="training")]
     (line,) = summarise(rows, None)
     assert (line["patients"], line["runs"], line["Dice"]) == (2, 2, "0.700")
+
+
+def test_padding_of_a_batch_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    network = TrialPyramidOSSNet(1, 1, grid=(16, 16, 8), supervised=True, corrected=0).eval()
+    images = [torch.rand(1, 1, 32, 32, depth) for depth in (12, 20)]
+    points = torch.cartesian_prod(torch.arange(4, 28, 4), torch.arange(4, 28, 4), torch.arange(2, 11, 4))[None]
+    alone = [network(image, points)[0] for image in images]
+    network.sizes = [image.shape[2:] for image in images]
+    batch = torch.cat([torch.nn.functional.pad(image, (0, 20 - image.shape[-1])) for image in images])
+    together = network(batch, points.expand(2, -1, -1))[0]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-3)
