@@ -40,8 +40,9 @@ def summarise(rows: Sequence[dict[str, Any]], against: str | None, part: str = "
             "below .1": int((means < 0.1).sum()),
             "HD95": float(np.mean([row["hd95"] for row in own])),
             "inference s": float(np.mean([row["inference s"] for row in own])),
-            "MiB": max(row["peak MiB"] for row in own),
         }
+        if memory := [row["peak MiB"] for row in own if "peak MiB" in row]:
+            line["MiB"] = max(memory)
         if against:
             shared = [run for run in runs if run in base]
             line |= {"difference": "", "its 95 %": "", "p": ""}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,8 @@ def train(
     order: list[int] = []
     losses: list[float] = []
     network.train()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     start = clock()
     while (spent := (clock() - start) / seconds) < 1:
         rise = min(spent / recipe.warm_up, 1) if recipe.warm_up else 1
@@ -65,22 +66,16 @@ def train(
         if average is not None:
             average.update_parameters(network)
         losses.append(float(loss.detach()))
-    facts = {
+    facts: dict[str, Any] = {
         "steps": len(losses),
         "training s": round(clock() - start, 1),
         "last loss": round(float(np.mean(losses[-50:])), 4),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "peak MiB": round(_peak_bytes(device) / 2**20),
     }
+    if device.type == "cuda":  # on a CPU the patients themselves are most of it: see memory.py
+        facts["peak MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
     scored = network if average is None else copy.deepcopy(average.module)
     return method, scored.eval(), facts
-
-
-def _peak_bytes(device: torch.device) -> int:
-    """Of the tensors on a GPU, or of the whole process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @torch.no_grad()
