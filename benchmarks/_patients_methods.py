@@ -47,6 +47,7 @@ class Recipe:
         augmentation: a name of `AUGMENTATIONS`.
         sampling: of `SamplePointsd`.
         border_radius: of the border map, in voxels.
+        transplants: how often an image is given the lesion of another of its batch.
         lesion_points: take half of the points near borders from the inside of the regions.
         auxiliary_weight: of the auxiliary segmentation.
         average: decay of the exponential moving average of the weights that is scored; 0: the weights themselves.
@@ -63,6 +64,7 @@ class Recipe:
     sampling: dict[str, Any] = field(default_factory=lambda: {"border_balance": 0.5, "uncertain_share": 0.25})
     border_radius: int = 6
     lesion_points: bool = False
+    transplants: float = 0.0
     keys: dict[str, Any] = field(default_factory=dict)
     auxiliary_weight: float = 0.1
     average: float = 0.0
@@ -102,6 +104,8 @@ class PointMethod:
         self.sampler.set_random_state(seed)
         self.border_map = BorderMap(recipe.border_radius)
         self.lesion_points = recipe.lesion_points
+        self.transplants = recipe.transplants
+        self.random = np.random.RandomState(seed)
         self.inferer = OccupancyInferer("dense" if dense else "surface", coarse_step=2)
         self.criterion = OccupancyLoss(recipe.auxiliary_weight, dice_weight=1.0)
 
@@ -112,6 +116,7 @@ class PointMethod:
         return {**item, "border": border}
 
     def loss(self, items: Sequence[Item]) -> Tensor:
+        items = transplant(items, self.random, self.transplants)
         samples = [self.sampler(item) for item in items]
         points, labels = (torch.stack([sample[key] for sample in samples]) for key in ("points", "point_labels"))
         sampler = self.sampler.sampler
@@ -212,7 +217,61 @@ class RandIntensity(Randomizable, Transform):
         return {**item, "image": torch.stack(channels)}
 
 
-def _augmentation(seed: int, strong: bool = False, intensity: bool = False) -> Compose:
+class RandLesionContrast(Randomizable, Transform):
+    """Makes what is labelled fainter or stronger against the brain, each channel on its own.
+
+    Scanners differ most in how bright a lesion is: over the median of the head its FLAIR signal lies between 1.2 and 2.3.
+    Images are to be normalised by that median: brain is 0.
+
+    Args:
+        factor: the contrast is multiplied by something between exp(-factor) and exp(factor / 2).
+        prob: of a change.
+    """
+
+    def __init__(self, factor: float = 1.0, prob: float = 0.7) -> None:
+        self.factor, self.prob = factor, prob
+
+    def __call__(self, item: Item) -> Item:
+        if self.R.rand() >= self.prob:
+            return item
+        image, label = torch.as_tensor(item["image"]), torch.as_tensor(item["label"]).amax(dim=0, keepdim=True)
+        change = np.exp(self.R.uniform(-self.factor, self.factor / 2, (len(image), 1, 1, 1))) - 1
+        return {**item, "image": image * (1 + torch.from_numpy(change).to(image) * soft(label.to(image)))}
+
+
+def soft(mask: Tensor) -> Tensor:
+    """A mask `[C, H, W, D]` with a border that falls off over two voxels in the plane."""
+    return nn.functional.avg_pool3d(mask, (5, 5, 1), 1, (2, 2, 0)) * mask.clamp(0.5)
+
+
+def transplant(items: Sequence[Item], random: np.random.RandomState, prob: float) -> list[Item]:
+    """Gives some images of a batch the lesion of the one before it, at the same place of the head.
+
+    Images are to be normalised by the median: brain is 0, air about -1. Source of the idea: CarveMix (Zhang et al.,
+    MICCAI 2021).
+    """
+    mixed = []
+    for receiver, donor in zip(items, [items[-1], *items[:-1]], strict=True):
+        if receiver is donor or random.rand() >= prob:
+            mixed.append(receiver)
+            continue
+        size = receiver["image"].shape[1:]
+        image = nn.functional.interpolate(donor["image"][None], size, mode="trilinear")[0]
+        label = nn.functional.interpolate(donor["label"][None].to(image), size, mode="nearest")[0]
+        weight = soft(label.amax(dim=0, keepdim=True)) * (receiver["image"].amax(dim=0, keepdim=True) > -0.6)
+        own = (label * (weight > 0.3)).to(receiver["label"].dtype)
+        border = receiver["border"] | (nn.functional.max_pool3d(own.amax(dim=0)[None].float(), 7, 1, 3) > 0)
+        mixed.append(
+            {
+                "image": receiver["image"] * (1 - weight) + image * weight,
+                "label": receiver["label"] * (weight <= 0.3).to(own.dtype) + own,
+                "border": border,
+            }
+        )
+    return mixed
+
+
+def _augmentation(seed: int, strong: bool = False, intensity: bool = False, contrast: bool = False) -> Compose:
     everything = ["image", "label", "border"]
     steps: list[Any] = [RandFlipd(everything, prob=0.5, spatial_axis=0, allow_missing_keys=True)]
     if strong:
@@ -230,6 +289,8 @@ def _augmentation(seed: int, strong: bool = False, intensity: bool = False) -> C
             RandAdjustContrastd("image", prob=0.5, gamma=(0.6, 1.7)),
             RandSimulateLowResolutiond("image", prob=0.2, zoom_range=(0.5, 1.0)),
         ]
+    if contrast:
+        steps.append(RandLesionContrast())
     if intensity:
         steps.append(RandIntensity())
     steps += [
@@ -244,6 +305,7 @@ AUGMENTATIONS: dict[str, Callable[[int], Compose]] = {
     "light": _augmentation,
     "strong": partial(_augmentation, strong=True),
     "intensity": partial(_augmentation, intensity=True),
+    "contrast": partial(_augmentation, intensity=True, contrast=True),
 }
 
 METHODS: dict[str, Recipe] = {
@@ -260,6 +322,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "median": {"normalisation": "median"},
     "strong": {"augmentation": "strong"},
     "intensity": {"augmentation": "intensity"},
+    "contrast": {"augmentation": "contrast"},
+    "transplant": {"transplants": 0.5},
     "bend": {"network": trial, "keys": {"bend": (0.4, 0.25, 0.1, 0.03)}},
     "bend2": {"network": trial, "keys": {"bend": (0.8, 0.4, 0.2, 0.06)}},
     "deep": {"network": trial, "keys": {"supervised": True}},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from _patients_data import NORMALISATIONS, head_mask, split_fold
-from _patients_methods import CHANGES, METHODS, DenseMethod, PointMethod, recipe_of
+from _patients_methods import CHANGES, METHODS, DenseMethod, PointMethod, RandLesionContrast, recipe_of, transplant
 from _patients_network import Bend, TrialPyramidOSSNet
 from _patients_table import summarise
 
@@ -137,3 +137,31 @@ def test_padding_of_a_batch_changes_no_answer() -> None:
     batch = torch.cat([torch.nn.functional.pad(image, (0, 20 - image.shape[-1])) for image in images])
     together = network(batch, points.expand(2, -1, -1))[0]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-3)
+
+
+def test_contrast_of_a_lesion_changes_and_nothing_far_from_it() -> None:
+    image, label = torch.full((2, 32, 32, 8), -0.5), torch.zeros(1, 32, 32, 8)
+    label[:, 10:20, 10:20, 2:6] = 1
+    image[0, 10:20, 10:20, 2:6] = 1
+    changed = RandLesionContrast(prob=1).set_random_state(0)({"image": image, "label": label})["image"]
+    assert (changed != image)[:, 12:18, 12:18, 2:6].all()
+    assert torch.equal(changed[..., 7], image[..., 7])
+    assert torch.equal(changed[:, 25:], image[:, 25:])
+
+
+def test_transplant_brings_tissue_label_and_border_and_spares_the_air() -> None:
+    def item(depth: int, value: float, where: slice) -> dict[str, torch.Tensor]:
+        image, label = torch.zeros(1, 32, 32, depth), torch.zeros(1, 32, 32, depth, dtype=torch.uint8)
+        image[:, :4] = -1
+        label[:, where, where] = 1
+        image[:, where, where] = value
+        return {"image": image, "label": label, "border": torch.zeros(1, 32, 32, depth, dtype=torch.bool)}
+
+    donor, receiver = item(4, 3.0, slice(0, 12)), item(8, 1.0, slice(20, 28))
+    first, second = transplant([donor, receiver], np.random.RandomState(0), 1.0)
+    assert second["image"][0, 8, 6, 3] == 3
+    assert second["label"][0, 8, 6, 3] == 1
+    assert second["border"][0, 8, 6, 3]
+    assert second["label"][0, 24, 24].all()
+    assert not second["label"][0, :4].any()
+    assert first["image"].shape == donor["image"].shape
