@@ -220,7 +220,7 @@ class RandIntensity(Randomizable, Transform):
 class RandLesionContrast(Randomizable, Transform):
     """Makes what is labelled fainter or stronger against the brain, each channel on its own.
 
-    Scanners differ most in how bright a lesion is: over the median of the head its FLAIR signal lies between 1.2 and 2.3.
+    Scanners differ most in how bright a lesion is: its FLAIR signal is 1.2 to 2.3 times the median of the head.
     Images are to be normalised by that median: brain is 0.
 
     Args:
