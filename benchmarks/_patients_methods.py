@@ -22,6 +22,7 @@ from monai.transforms import (
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
     Transform,
+    generate_spatial_bounding_box,
 )
 from torch import Tensor, nn
 
@@ -232,42 +233,54 @@ class RandLesionContrast(Randomizable, Transform):
         self.factor, self.prob = factor, prob
 
     def __call__(self, item: Item) -> Item:
-        if self.R.rand() >= self.prob:
+        label = torch.as_tensor(item["label"])
+        if self.R.rand() >= self.prob or not label.any():
             return item
-        image, label = torch.as_tensor(item["image"]), torch.as_tensor(item["label"]).amax(dim=0, keepdim=True)
+        image = torch.as_tensor(item["image"]).clone()
         change = np.exp(self.R.uniform(-self.factor, self.factor / 2, (len(image), 1, 1, 1))) - 1
-        return {**item, "image": image * (1 + torch.from_numpy(change).to(image) * soft(label.to(image)))}
+        box = (slice(None), *lesion_box(label))
+        image[box] *= 1 + torch.from_numpy(change).to(image) * soft(label[box])
+        return {**item, "image": image}
 
 
-def soft(mask: Tensor) -> Tensor:
-    """A mask `[C, H, W, D]` with a border that falls off over two voxels in the plane."""
+def lesion_box(label: Tensor, margin: int = 3) -> tuple[slice, ...]:
+    """The box of all that is labelled in `[R, H, W, D]`, with a margin: to change it there alone is cheap."""
+    low, high = generate_spatial_bounding_box(label, margin=margin, allow_smaller=False)
+    return tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))
+
+
+def soft(label: Tensor) -> Tensor:
+    """Weights `[1, h, w, d]` of labelled tissue `[R, h, w, d]`: 1 well inside, falling off over two voxels in plane."""
+    mask = label.amax(dim=0, keepdim=True).float()
     return nn.functional.avg_pool3d(mask, (5, 5, 1), 1, (2, 2, 0)) * mask.clamp(0.5)
 
 
 def transplant(items: Sequence[Item], random: np.random.RandomState, prob: float) -> list[Item]:
     """Gives some images of a batch the lesion of the one before it, at the same place of the head.
 
-    Images are to be normalised by the median: brain is 0, air about -1. Source of the idea: CarveMix (Zhang et al.,
-    MICCAI 2021).
+    Images have one size in plane and are normalised by the median: brain is 0, air about -1. Source of the idea:
+    CarveMix (Zhang et al., MICCAI 2021).
     """
     mixed = []
     for receiver, donor in zip(items, [items[-1], *items[:-1]], strict=True):
-        if receiver is donor or random.rand() >= prob:
+        if receiver is donor or random.rand() >= prob or not donor["label"].any():
             mixed.append(receiver)
             continue
-        size = receiver["image"].shape[1:]
-        image = nn.functional.interpolate(donor["image"][None], size, mode="trilinear")[0]
-        label = nn.functional.interpolate(donor["label"][None].to(image), size, mode="nearest")[0]
-        weight = soft(label.amax(dim=0, keepdim=True)) * (receiver["image"].amax(dim=0, keepdim=True) > -0.6)
-        own = (label * (weight > 0.3)).to(receiver["label"].dtype)
-        border = receiver["border"] | (nn.functional.max_pool3d(own.amax(dim=0)[None].float(), 7, 1, 3) > 0)
-        mixed.append(
-            {
-                "image": receiver["image"] * (1 - weight) + image * weight,
-                "label": receiver["label"] * (weight <= 0.3).to(own.dtype) + own,
-                "border": border,
-            }
-        )
+        item = {key: value.clone() for key, value in receiver.items()}
+        depth, given = item["image"].shape[-1], donor["image"].shape[-1]
+        # Slices of the same height in the head.
+        slices = ((torch.arange(depth) + 0.5) * given / depth).long()
+        label = donor["label"][..., slices]
+        if label.any():
+            rows, columns, own = lesion_box(label)
+            box = (slice(None), rows, columns, own)
+            head = item["image"][box].amax(dim=0, keepdim=True) > -0.6
+            weight = soft(label[box]) * head
+            item["image"][box] += weight * (donor["image"][:, rows, columns, slices[own]] - item["image"][box])
+            inside = weight > 0.3
+            item["label"][box] = torch.where(inside, label[box], item["label"][box])
+            item["border"][box] |= nn.functional.max_pool3d(inside.float(), 7, 1, 3) > 0
+        mixed.append(item)
     return mixed
 
 
