@@ -19,12 +19,12 @@ CONFIG := bundles/$(BUNDLE)/configs
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
-# of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are asked
-# about every voxel; the default search would pass over small false positives).
+# of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are queried
+# at every voxel; the default search would pass over small false positives).
 PHANTOMS_ossnet_brats := brats --cases 40 --shape 96 96 64
 PHANTOMS_ossnet_lits  := lits --cases 30 --spacing 3.5
 PHANTOMS_nvnet_brats  := $(PHANTOMS_ossnet_brats)
-OWN_DATA_ossnet_brats := --image_size "[160,192,160]" --reduction 4 --cache_rate 0.0
+OWN_DATA_ossnet_brats := --image_size "[160,192,160]" --downsampling 4 --cache_rate 0.0
 OWN_DATA_ossnet_lits  := --spacing 2.0
 OWN_DATA_nvnet_brats  := --crop_size "[96,112,96]"
 EVAL_KEYS_ossnet_brats := --inferer_mode dense

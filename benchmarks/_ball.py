@@ -6,14 +6,13 @@ work here, and then their logits, scaled down to nothing, are added to the signe
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from custom_nets.networks import OSSNet, PyramidOSSNet
-from custom_nets.networks.base import OccupancyNetworkBase
+from custom_nets.networks import OccupancyNetwork, OSSNet, OSSNetSettings, PyramidOSSNet
+from custom_nets.networks.base import Decoder, OccupancyNetworkBase
 from custom_nets.networks.ossnet.network import PUBLISHED
 
 _NEGLIGIBLE = 1e-6
@@ -47,12 +46,13 @@ def build_network(name: str, volume: Volume) -> OccupancyNetworkBase:
     torch.manual_seed(0)
     if name == "pyramid":
         return PyramidOSSNet(volume.channels, 1).eval()
-    published = PUBLISHED["lits" if volume.channels == 1 else "brats"]
-    keys = {**published, "grid_size": [side // 2 for side in volume.shape], "coordinates": "voxel"}
-    return OSSNet(name, num_regions=1, **keys).eval()
+    keys = {**PUBLISHED["lits" if volume.channels == 1 else "brats"]}
+    settings = OSSNetSettings(coordinates="voxel", latent_size=keys.pop("latent_size"))
+    keys["grid_size"] = [side // 2 for side in volume.shape]
+    return OSSNet(name, num_regions=1, settings=settings, **keys).eval()
 
 
-class BallNetwork(nn.Module):
+class BallNetwork(nn.Module, OccupancyNetwork):
     """An occupancy network with the cost of another one, and a ball for an answer.
 
     Args:
@@ -102,10 +102,10 @@ class BallNetwork(nn.Module):
             return self.logits(points)
         return self.network.decode(latent, image, points) * _NEGLIGIBLE + self.logits(points)
 
-    def bind(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
+    def prepare_decoder(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Decoder:
         if self.network is None:
             return self.logits
-        decode = self.network.bind(latent, image, dtype)
+        decode = self.network.prepare_decoder(latent, image, dtype)
         return lambda points: decode(points) * _NEGLIGIBLE + self.logits(points)
 
     def logits(self, points: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class BallNetwork(nn.Module):
 
     @property
     def bytes_per_point(self) -> int:
-        return 0 if self.network is None else self.network.bytes_per_point  # type: ignore[attr-defined]
+        return 0 if self.network is None else self.network.bytes_per_point
 
 
 class OnlyPrior(NamedTuple):

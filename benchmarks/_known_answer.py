@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import nibabel
@@ -10,11 +9,12 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from custom_nets.networks.base import plain_tensor
+from custom_nets.networks.base import Decoder, OccupancyNetwork
+from custom_nets.networks.geometry import plain_tensor
 from custom_nets.transforms import LabelsToRegions
 
 
-class KnownAnswer(nn.Module):
+class KnownAnswer(nn.Module, OccupancyNetwork):
     """Encodes and decodes with a real network, then throws its logits away and answers with those of a label map.
 
     The logits are those of the share of the 27 voxels round a voxel that are labelled: a border a few voxels wide, as
@@ -24,15 +24,15 @@ class KnownAnswer(nn.Module):
     Args:
         network: an occupancy network.
         label_file: label map on any grid in the same space as the images.
-        scheme: of its numbers, see `custom_nets.transforms.SCHEMES`.
+        dataset: of its numbers, the name of a record.
     """
 
-    def __init__(self, network: nn.Module, label_file: str, scheme: str) -> None:
+    def __init__(self, network: OccupancyNetwork, label_file: str, dataset: str) -> None:
         super().__init__()
         self.network = network
         label: Any = nibabel.load(label_file)
         numbers = torch.from_numpy(label.get_fdata(dtype="float32"))[None]
-        regions = LabelsToRegions(scheme)(numbers).as_subclass(Tensor)
+        regions = LabelsToRegions(dataset)(numbers).as_subclass(Tensor)
         self.register_buffer("labelled", torch.stack([_count_labelled(region) for region in regions]), persistent=False)
         self.to_label_voxels = torch.linalg.inv(torch.from_numpy(label.affine))
         self.to_label = torch.eye(4)
@@ -58,9 +58,9 @@ class KnownAnswer(nn.Module):
         self.network.decode(latent, image, points)
         return self._answer(points)
 
-    def bind(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
-        """`decode` for one volume, see `OccupancyNetworkBase.bind`."""
-        decode = self.network.bind(latent, image, dtype)
+    def prepare_decoder(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Decoder:
+        """`decode` for one volume, see `OccupancyNetwork.prepare_decoder`."""
+        decode = self.network.prepare_decoder(latent, image, dtype)
 
         def answer(points: Tensor) -> Tensor:
             decode(points)
@@ -71,6 +71,9 @@ class KnownAnswer(nn.Module):
     @property
     def bytes_per_point(self) -> int:
         return self.network.bytes_per_point
+
+    def prepared_bytes(self, image: Tensor) -> int:
+        return self.network.prepared_bytes(image)
 
     def _answer(self, points: Tensor) -> Tensor:
         matrix = self.to_label.to(points.device)

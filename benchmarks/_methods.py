@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from monai.networks.nets import SegResNet, UNet
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
 from torch import Tensor, nn
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 from custom_nets.losses import OccupancyLoss
-from custom_nets.networks import OSSNet, PyramidOSSNet
+from custom_nets.networks import OSSNet, PyramidOSSNet, PyramidSettings
 from custom_nets.transforms import AuxiliaryTargetd, BorderMap, SamplePointsd
 
 MODALITIES, REGIONS = 4, 3
+_SETTINGS = {field.name for field in fields(PyramidSettings)}
 
 
 class DenseMethod:
@@ -70,7 +71,7 @@ class PointMethod:
         self.criterion = OccupancyLoss(auxiliary_weight, dice_weight=dice_weight)
         self.auxiliary = AuxiliaryTargetd(size=[max(side // 8, 1) for side in size])
         # A lattice of every second voxel, then every voxel at a surface: only specks of one voxel can slip through.
-        self.inferer = OccupancyInferer("surface", coarse_step=2)
+        self.inferer = OccupancyInferer(SearchSettings(coarse_step=2))
 
     def loss(self, item: dict[str, Tensor], device: torch.device) -> Tensor:
         """Forward pass of one case."""
@@ -125,7 +126,8 @@ def ossnet(variant: str) -> Callable[[tuple[int, ...]], nn.Module]:
 
 def pyramid(**keys: Any) -> Callable[[tuple[int, ...]], nn.Module]:
     """Pyramid OSS-Net with its defaults, some changed."""
-    return lambda _: PyramidOSSNet(MODALITIES, REGIONS, **keys)
+    settings = PyramidSettings(**{name: keys.pop(name) for name in list(keys) if name in _SETTINGS})
+    return lambda _: PyramidOSSNet(MODALITIES, REGIONS, settings=settings, **keys)
 
 
 def residual_unet(_: tuple[int, ...]) -> nn.Module:
@@ -144,7 +146,9 @@ METHODS: dict[str, Recipe] = {
     "O-Net": Recipe(ossnet("onet"), 1e-3, 4096),
     "OSS-Net C": Recipe(ossnet("c"), 1e-3, 4096),
     "Pyramid OSS-Net": Recipe(pyramid(), 2e-3, 4096, PYRAMID_SAMPLING),
-    "Pyramid OSS-Net, reduction 4": Recipe(pyramid(reduction=4, depths=(2, 2, 2, 2)), 2e-3, 4096, PYRAMID_SAMPLING),
+    "Pyramid OSS-Net, downsampling 4": Recipe(
+        pyramid(downsampling=4, depths=(2, 2, 2, 2)), 2e-3, 4096, PYRAMID_SAMPLING
+    ),
     "residual UNet": Recipe(residual_unet, 5e-3),
     "SegResNet": Recipe(segresnet, 2e-3),
 }

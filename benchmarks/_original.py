@@ -91,14 +91,14 @@ class Original:
         self.queries = []
         size = [side // 4 for side in shape]
         prior = nn.functional.interpolate(latent.segmentation.sigmoid(), size, mode="trilinear", align_corners=True)
-        self._ask((prior[0, 0] > 0.5).nonzero() * 4, grid, latent.vectors[0], image)
+        self._query((prior[0, 0] > 0.5).nonzero() * 4, grid, latent.vectors[0], image)
         for stride in (2, 1):
             dilated = dilate(grid[None, None], 3**stride)[0, 0]
             wanted = (dilated > 0) & (grid == 0)
-            self._ask(wanted[::stride, ::stride, ::stride].nonzero() * stride, grid, latent.vectors[0], image)
+            self._query(wanted[::stride, ::stride, ::stride].nonzero() * stride, grid, latent.vectors[0], image)
         return grid
 
-    def _ask(self, points: Tensor, grid: Tensor, vectors: Tensor, image: Tensor) -> None:
+    def _query(self, points: Tensor, grid: Tensor, vectors: Tensor, image: Tensor) -> None:
         self.queries.append(len(points))
         patches = self.gather(image, points)
         chunks = zip(points.split(CHUNK), patches.split(CHUNK), strict=True)

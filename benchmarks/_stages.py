@@ -88,7 +88,7 @@ def infer_case(parser: ConfigParser, stages: Stages, network: nn.Module) -> dict
     """Runs the first case through the components of an inference, fed as MONAI's evaluator feeds them.
 
     Returns:
-        What the search asked and how long it took, and the voxels in the result.
+        The queries of the search and how long it took, and the voxels in the result.
     """
     get = parser.get_parsed_content
     device = torch.device(get("device"))
@@ -99,12 +99,13 @@ def infer_case(parser: ConfigParser, stages: Stages, network: nn.Module) -> dict
     item = None
     batch["image"], _ = stages.measure("to the device", lambda: default_prepare_batch(batch, device))
     inferer = get("inferer")
+    member = getattr(inferer, "inferer", inferer)  # of an ensemble
     mixed = torch.autocast("cuda", enabled=bool(get("amp")), dtype=get("amp_dtype"))
     with torch.no_grad(), mixed:
-        batch["pred"] = stages.measure(type(inferer).__name__, lambda: inferer(batch["image"], network))
-    stats = inferer.stats
+        batch["pred"] = stages.measure(type(member).__name__, lambda: inferer(batch["image"], network))
+    stats = member.stats
     parts = {"encoding": stats.encode_seconds, "decoding": stats.decode_seconds, "searching": stats.search_seconds}
-    stages.split(type(inferer).__name__, parts)
+    stages.split(type(member).__name__, parts)
     (item,) = stages.measure("decollate", lambda: decollate_batch(batch))
     batch.clear()
     for transform in get("postprocessing").transforms:

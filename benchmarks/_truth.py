@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from custom_nets.networks import OccupancyNetwork
+
 
 class Latent(NamedTuple):
     """What the network without weights hands from `encode` to `decode`."""
@@ -13,8 +15,8 @@ class Latent(NamedTuple):
     segmentation: Tensor
 
 
-class TruthNetwork:
-    """Looks its answers up.
+class TruthNetwork(OccupancyNetwork):
+    """Looks its logits up.
 
     Args:
         logits: of each voxel `[R, H, W, D]`.

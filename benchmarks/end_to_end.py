@@ -41,7 +41,7 @@ class Subject:
 
     bundle: str
     overrides: tuple[str, ...]
-    scheme: str
+    dataset: str
     make: Callable[[], Case]
 
 
@@ -105,7 +105,7 @@ def write_override(subject: Subject, case: Case) -> Path:
         "_target_": "_known_answer.KnownAnswer",
         "network": "@network_def",
         "label_file": str(case.label),
-        "scheme": subject.scheme,
+        "dataset": subject.dataset,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"known_answer": known, "network": "$@known_answer.to(@device)"}))

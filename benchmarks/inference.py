@@ -1,4 +1,4 @@
-"""Inference by search, network and size: seconds, queries, peak memory, agreement with every voxel asked.
+"""Inference by search, network and size: seconds, queries, peak memory, agreement with every voxel queried.
 
 Each row is measured in a process of its own, on a volume of noise with a ball for an answer (`_ball.py`). "original" is
 the published algorithm as published (`_original.py`), "published" the same search with this project's decoder and
@@ -27,7 +27,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import SegResNet, UNet
 from torch import Tensor, nn
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 
 SEARCHES: dict[str, dict[str, Any]] = {
     "surface, step 8": {"mode": "surface", "coarse_step": 8},
@@ -37,7 +37,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "published": {"mode": "published"},
     "dense": {"mode": "dense"},
 }
-"""Keys of the inferer; unless they say otherwise the prior restricts the search, where the network has one."""
+"""Settings of the search; unless they say otherwise the prior restricts the search, where the network has one."""
 
 CONVOLUTIONAL = ("UNet, whole", "SegResNet 8, whole", "SegResNet 8, windows", "SegResNet 16, windows")
 WINDOW, OVERLAP = 128, 0.25
@@ -74,7 +74,7 @@ class Run:
         """A search of ours."""
         alone = self._without_network(ball, image)
         prior = "none" if alone.cells is None else "restrict"
-        inferer = OccupancyInferer(**{"prior": prior, "decoder_dtype": self.dtype, **SEARCHES[method]})
+        inferer = OccupancyInferer(SearchSettings(**{"prior": prior, **SEARCHES[method]}), decoder_dtype=self.dtype)
 
         def infer(network: nn.Module) -> Tensor:
             return (inferer(image, network)[0, 0] > 0.5).to(torch.uint8)
@@ -84,7 +84,7 @@ class Run:
             _, searching = self._timed(lambda: infer(alone), times=1)
             queries = inferer.stats.queries
         chunk = inferer.chunk.choose(ball, self.device)
-        a_point = self._seconds_per_point(ball.bind(ball.encode(image), image, self.dtype), chunk, ball)
+        a_point = self._seconds_per_point(ball.prepare_decoder(ball.encode(image), image, self.dtype), chunk, ball)
         if a_point * queries > self.budget:
             _, encoding = self._timed(lambda: ball.encode(image), times=1)
             self._extrapolated(encoding + searching + a_point * queries, queries, f"{5 * chunk:,} points")
@@ -97,7 +97,7 @@ class Run:
     def original(self, ball: BallNetwork, image: Tensor) -> None:
         """The published algorithm as published."""
         original = Original(ball)
-        counter = OccupancyInferer("published", prior="restrict")
+        counter = OccupancyInferer(SearchSettings("published", prior="restrict"))
         counter(image, self._without_network(ball, image))
         queries = counter.stats.queries
         vectors = ball.encode(image).vectors[0]

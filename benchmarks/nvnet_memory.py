@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from custom_nets.losses import gaussian_kl
-from custom_nets.networks import NvNet, NvNetOutput
+from custom_nets.networks import NvNet, NvNetOutput, NvNetSettings
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "NvNet": {},
@@ -51,7 +51,7 @@ def build(
     if monai:
         keys = {"init_filters": filters, "in_channels": 4, "out_channels": 3, "dropout_prob": 0.2}
         return SegResNetVAE(size, vae_estimate_std=True, **keys)
-    network = NvNet(init_filters=filters, crop_size=size, checkpointing=checkpointing, vae=vae)
+    network = NvNet(init_filters=filters, crop_size=size, vae=vae, settings=NvNetSettings(checkpointing=checkpointing))
     return network.eval() if inference else network
 
 

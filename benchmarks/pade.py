@@ -17,7 +17,7 @@ from _report import median_seconds, report
 from torch import Tensor, nn
 
 from custom_nets.networks import PadeActivation
-from custom_nets.networks.pade.activation import activation as pade_module
+from custom_nets.networks.pade import activation as pade_module
 
 
 class NaivePade(PadeActivation):

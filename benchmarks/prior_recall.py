@@ -16,7 +16,7 @@ from _truth import TruthNetwork
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool3d
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 
 SHAPE = (160, 192, 160)
 CELLS = tuple(side // 8 for side in SHAPE)
@@ -98,7 +98,7 @@ def main() -> None:
             for (lesions, order), field in zip(every, fields, strict=True):
                 kept = [lesions[i] for i in order[round(missed * len(lesions)) :]]
                 cells = adaptive_max_pool3d((field_of(kept) > 0).float(), CELLS)
-                inferer = OccupancyInferer(**keys)
+                inferer = OccupancyInferer(SearchSettings(**keys))
                 result = inferer(image, TruthNetwork(field, cells[None] * 2 * SURE - SURE))[0, 0] > 0.5
                 queries += inferer.stats.queries
                 for lesion in lesions:
@@ -113,7 +113,7 @@ def main() -> None:
             row |= {f"{d} mm": found[d] / total for d in DIAMETERS}
             row["recall"] = sum(found.values()) / (total * len(DIAMETERS))
             row["queries a case"] = round(queries / options.cases)
-            row["voxels asked, %"] = 100 * row["queries a case"] / image.numel()
+            row["voxels queried, %"] = 100 * row["queries a case"] / image.numel()
             rows.append(row)
             print(row, flush=True)
     report("prior_recall", f"Recall of {options.cases * options.lesions} lesions of each diameter", rows, "recall")

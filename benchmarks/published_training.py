@@ -23,7 +23,7 @@ from _report import report
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 
-from custom_nets.datasets import brats_datalist
+from custom_nets.datasets import datalist
 from custom_nets.tools import write_brain_phantoms
 
 CONFIGS = Path(__file__).parent.parent / "bundles" / "ossnet_brats" / "configs"
@@ -38,7 +38,7 @@ def make_cases(distinct: int, shape: tuple[int, ...]) -> list[dict[str, Any]]:
         jobs = [pool.submit(write_brain_phantoms, folder, 1, shape, int(folder.name), False) for folder in missing]
         for job in jobs:
             job.result()
-    return [case for folder in folders for case in brats_datalist(str(folder))]
+    return [case for folder in folders for case in datalist(str(folder))]
 
 
 def train(cases: list[dict[str, Any]], options: argparse.Namespace, half: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Points that a search asks about, without any network: a ball in the volume, by search, first step, prior and size.
+"""Points that a search queries, without any network: a ball in the volume, by search, first step, prior and size.
 
 The first table has the volumes that the limits are set for, the second what happens when the resolution doubles: the
 same ball in twice as many voxels a side. Every search must be right in every voxel.
@@ -15,7 +15,7 @@ import torch
 from _ball import VOLUMES, BallNetwork, Volume
 from _report import report
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 
 PUBLISHED_PRIOR = {"brats": (8, 8, 5), "brats, large": (8, 8, 5)}
 """Grid of the auxiliary segmentation of OSS-Net C and D; 8 x 8 x 8 for cubes."""
@@ -56,10 +56,10 @@ SEARCHES = (
 
 
 def count(volume: Volume, search: Search, cells: tuple[int, ...]) -> dict[str, Any]:
-    """What a search asks in a volume, and in how many voxels it is wrong."""
+    """What a search queries in a volume, and in how many voxels it is wrong."""
     ball = BallNetwork(None, volume, cells)
     keys = {"coarse_step": search.step} if search.step else {}
-    inferer = OccupancyInferer(search.mode, prior=search.prior, points_per_chunk=1 << 20, **keys)
+    inferer = OccupancyInferer(SearchSettings(search.mode, prior=search.prior, **keys), points_per_chunk=1 << 20)
     image = torch.zeros(1, 1, *volume.shape)
     result = inferer(image, ball)[0, 0]
     truth = ball.truth()
@@ -89,7 +89,7 @@ def limited(found: dict[tuple[str, Search], dict[str, Any]], sizes: list[str]) -
             # The published head's prior is what the limits are set for.
             limit = LIMITS.get((size, search.step)) if (search.prior, search.head) == ("restrict", "OSS-Net") else None
             row = {"volume and search": f"{size}, {search.name}", **facts}
-            row["published asks, times as many"] = published / facts["queries"]
+            row["published queries, times as many"] = published / facts["queries"]
             row["limit"] = limit or "-"
             row["within"] = "-" if limit is None else ("yes" if facts["queries"] <= limit else "NO")
             yield row
@@ -121,9 +121,9 @@ def main() -> None:
     if wrong:
         msg = f"these searches are wrong in so many voxels: {wrong}"
         raise RuntimeError(msg)
-    title = "Points asked about by a search, a ball in the volume and a network that knows it"
+    title = "Points queried by a search, a ball in the volume and a network that knows it"
     report("query_counts", title, list(limited(found, options.sizes)), "queries for 1,000 voxels")
-    title = "Points asked about when the resolution doubles, the same ball in twice as many voxels a side"
+    title = "Points queried when the resolution doubles, the same ball in twice as many voxels a side"
     report("query_growth", title, list(growths(found, list(options.growth))), "largest")
 
 

@@ -1,8 +1,8 @@
 """Meshes at half the input's spacing: how far they lie from the true surface of a phantom's tumour.
 
-An overfit check: Pyramid OSS-Net is trained on the voxels of one phantom and then asked between them. The true surface
-is the zero level of the continuous functions that the phantom's labels are the sign of; labels on voxels only serve
-training.
+An overfit check: Pyramid OSS-Net is trained on the voxels of one phantom and then queried between them. The true
+surface is the zero level of the continuous functions that the phantom's labels are the sign of; labels on voxels only
+serve training.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 from custom_nets.losses import OccupancyLoss
 from custom_nets.metrics.regions import compute_region_dice
-from custom_nets.networks import PyramidOSSNet
+from custom_nets.networks import PyramidOSSNet, PyramidSettings
 from custom_nets.tools import brain_phantom
 from custom_nets.tools.phantoms.brain import _affine
 from custom_nets.transforms import BorderMapd, LabelsToRegionsd, SamplePointsd
@@ -117,7 +117,7 @@ def turned_view(image: NDArray, rng: np.random.Generator) -> View:
 def train(item: dict[str, MetaTensor], training: Training) -> PyramidOSSNet:
     """Trains a network on the voxels of one case."""
     torch.manual_seed(training.seed)
-    network = PyramidOSSNet(reduction=2, neighbourhood=training.neighbourhood)
+    network = PyramidOSSNet(settings=PyramidSettings(neighbourhood=training.neighbourhood))
     prepared = BorderMapd(radius=training.border_radius)(item)
     sampler = SamplePointsd(num_points=training.points, border_balance=training.border_balance)
     sampler.set_random_state(training.seed)
@@ -130,7 +130,7 @@ def train(item: dict[str, MetaTensor], training: Training) -> PyramidOSSNet:
     start = time.perf_counter()
     for step in range(1, training.steps + 1):
         sample = sampler(prepared)
-        # The image itself is what will be asked: every fourth step is its own.
+        # The image itself is what will be queried: every fourth step is its own.
         view = views[0] if step % 4 == 0 or len(views) == 1 else views[rng.integers(1, len(views))]
         image = view.image + training.noise * torch.randn(view.image.shape)
         points = sample["points"] if view is views[0] else view.positions(sample["points"])
@@ -146,7 +146,7 @@ def train(item: dict[str, MetaTensor], training: Training) -> PyramidOSSNet:
 
 def predict(network: PyramidOSSNet, image: MetaTensor, spacing: Sequence[float] | None) -> MetaTensor:
     """Probabilities `[R, H, W, D]` on the image's voxels, or on a grid of another spacing."""
-    inferer = OccupancyInferer("surface", coarse_step=2, output_spacing=spacing)
+    inferer = OccupancyInferer(SearchSettings(coarse_step=2), output_spacing=spacing)
     return inferer(image[None], network)[0]
 
 

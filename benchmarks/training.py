@@ -26,7 +26,7 @@ from monai.utils import optional_import
 from torch import Tensor, nn
 
 from custom_nets.losses import OccupancyLoss
-from custom_nets.networks import OSSNet, PyramidOSSNet
+from custom_nets.networks import OSSNet, OSSNetSettings, PyramidOSSNet
 
 POINTS = 2**14
 PAPER_GB = {"OSS-Net C": 2.6, "OSS-Net D": 2.8}
@@ -44,7 +44,7 @@ def build(name: str, size: tuple[int, ...]) -> nn.Module:
         return SegResNet(3, int(name.split()[1]), 4, 1)
     variant = name.split()[-1].lower() if name.startswith("OSS") else "onet"
     grid = [side // 2 for side in size]
-    return OSSNet(variant, 4, 1, grid_size=grid, latent_size=(8, 8, 5), coordinates="voxel")
+    return OSSNet(variant, 4, 1, grid_size=grid, settings=OSSNetSettings("voxel", latent_size=(8, 8, 5)))
 
 
 def loss_function(network: nn.Module, image: Tensor) -> Callable[[], Tensor]:

@@ -2,7 +2,7 @@
 
 The search alone is measured. The network is replaced by one that knows the truth: its logits are the signed distances
 (mm) to the surfaces of liver and tumours, its prior is the truth on a grid of 8 mm. A tumour that is not found was not
-asked about; whether a trained network would see it is another question.
+queried at; whether a trained network would see it is another question.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool3d
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 from custom_nets.inferers.surface_search.lattice import coarse_axis
 from custom_nets.tools import abdomen_phantom
 
@@ -44,7 +44,7 @@ CELL = 8.0
 """Grid of the prior, in mm."""
 
 MARGIN = 12.0
-"""Around the liver, in mm; beyond it nothing but the coarse lattice is asked."""
+"""Around the liver, in mm; beyond it nothing but the coarse lattice is queried."""
 
 COARSE, CANDIDATES, MODES = (4.0, 6.0, 8.0), (None, 4.0, 3.0, 2.0), ("none", "union", "restrict")
 
@@ -154,14 +154,10 @@ def make_priors(regions: NDArray, sides: Sequence[float], rng: np.random.Generat
 
 def search(case: Case, setting: Setting) -> dict[str, Any]:
     """Runs one setting on one case: what was found, and what it took."""
-    inferer = OccupancyInferer(
-        "surface",
-        coarse_step=setting.coarse,
-        candidate_step=setting.candidate,
-        step_unit="mm",
-        prior=setting.mode,
-        points_per_chunk=1 << 20,
+    steps = SearchSettings(
+        coarse_step=setting.coarse, candidate_step=setting.candidate, step_unit="mm", prior=setting.mode
     )
+    inferer = OccupancyInferer(steps, points_per_chunk=1 << 20)
     result = inferer(case.image, TruthNetwork(case.logits, case.priors[setting.prior]))[0].numpy() > 0.5
     voxels = np.bincount(case.pieces.ravel())[1:]
     hits = np.bincount(case.pieces[result[1]], minlength=len(voxels) + 1)[1:]
@@ -192,7 +188,7 @@ def voxel_steps(step: float, spacing: Sequence[float]) -> list[int]:
 
 
 def guaranteed_diameter(setting: Setting, spacing: Sequence[float]) -> float:
-    """Diameter (mm) from which every ball inside the liver holds an asked point: the diagonal of a lattice's cell.
+    """Diameter (mm) from which every ball inside the liver holds a queried point: the diagonal of a lattice's cell.
 
     Of the lattices that cover the whole liver, the finest counts. A prior that misses cells covers nothing surely; the
     candidates cover the liver even then, because its surface is followed to the end.
@@ -323,9 +319,9 @@ def main() -> None:
         "",
         "Bold: guaranteed. A ball always holds a point of a cubic lattice when its diameter is at least the diagonal",
         "of a cell, step x sqrt(3), here of the finest lattice that surely covers the liver; a tumour that holds an",
-        f"asked voxel is found whole. Over all {len(rows)} settings: "
+        f"queried voxel is found whole. Over all {len(rows)} settings: "
         f"{', '.join(f'{key} {n}' for key, n in wrong.items())}. Queries",
-        "and dense are those of the whole scan; far from the liver only the coarse lattice is asked.",
+        "and dense are those of the whole scan; far from the liver only the coarse lattice is queried.",
         "",
         "Chance that a single lattice holds a point of a ball placed at random (no candidates, no prior):",
         "",

@@ -1,4 +1,4 @@
-"""`python -m custom_nets VERB …`: the command line where only a downloaded bundle is at hand."""
+"""`python -m custom_nets VERB …`: the command `custom-nets` of the Python that runs it."""
 
 from custom_nets.tools.cli import main
 

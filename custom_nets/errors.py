@@ -7,12 +7,59 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 MAX_NAMED = 5
 """Names that one message lists."""
+
+MAX_LINES = 9
+"""Lines of a message that lists faults."""
+
+MAX_CHARACTERS = 300
+"""Of the message of an exception that nobody foresaw."""
+
+REMEDIES = {
+    r"CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED": (
+        "out of memory on the GPU; give a smaller --batch_size in training, a --memory_limit of GiB in inference, or "
+        "--device cpu"
+    ),
+    r"No space left on device.*torch_|shared memory|Bus error": (
+        "no room in the shared memory for the loader's processes (/dev/shm); give --num_workers 0, or a container "
+        "more of it (docker run --shm-size 8g)"
+    ),
+    r"can't allocate memory|Cannot allocate memory|bad_alloc|MemoryError|killed by signal: Killed": (
+        "out of memory; give a smaller --batch_size, fewer --num_workers, or in inference a --memory_limit of GiB"
+    ),
+    r"DataLoader worker .*exited unexpectedly": (
+        "a process of the loader died; most often memory ran out: give fewer --num_workers, or 0"
+    ),
+    r"Too many open files|0 items of ancdata": (
+        "too many open files; give fewer --num_workers, or allow more (ulimit -n)"
+    ),
+    r"No space left on device(?:: '([^']*)')?|PytorchStreamWriter failed|Disk quota exceeded": (
+        "the disk is full, {0} is not written; free some space, or give another --output_dir or --ckpt_dir"
+    ),
+    r"(?:Permission denied|Read-only file system|Operation not permitted): '([^']*)'": (
+        "{0}: permission denied; change who may use it, or give another folder"
+    ),
+    r"File name too long: '([^']*)'": "{0}: the name is too long; give a shorter one",
+    r"(?:Not a directory|File exists): '([^']*)'": "{0}: a file is where a folder is needed; move it, or give another",
+    r"No module named '([\w.]+)'|OptionalImportError: .*import (\w+)": (
+        "the Python package {0}{1} is not installed; install it with pip"
+    ),
+    r"the referring item `@([^`]*)` is not defined": (
+        "a config refers to @{0}, which no config defines; correct the name"
+    ),
+    r"No CUDA GPUs are available|Found no NVIDIA driver|not compiled with CUDA": (
+        "PyTorch finds no GPU; give --device cpu, or install a PyTorch and a driver that fit the GPU"
+    ),
+}
+"""What is said of an exception whose type and message match a pattern; the first that matches counts."""
+
+_IN_WORKER = "Original Traceback"  # of what a loader's process hands over
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 """What gloo and NCCL say in a process when another has died."""
@@ -45,25 +92,69 @@ def find_input_error(error: BaseException) -> str | None:
     return None
 
 
-def show_input_errors() -> None:
-    """Makes this process end on bad input with one line, not a traceback; called by each bundle's `initialize`.
+def explain(error: BaseException) -> str:
+    """Returns what a person should read of an exception: the message of an InputError, a remedy, or type and place.
+
+    Args:
+        error: as it arrived, with what it was raised from.
+    """
+    message = find_input_error(error)
+    if message is not None:
+        lines = message.splitlines()
+        more = [f"... and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+        return "\n".join([*lines[:MAX_LINES], *more])
+    causes = _causes(error)
+    for cause in causes:
+        for pattern, remedy in REMEDIES.items():
+            found = re.search(pattern, f"{type(cause).__name__}: {cause}")
+            if found:
+                return remedy.format(*(group or "" for group in found.groups()))
+    return f"{describe(error)} ({_place(causes[-1])}); this is a fault of the program: --debug true shows more"
+
+
+def describe(error: BaseException) -> str:
+    """Returns an exception's origin in one line: an InputError's message, or the type and the message."""
+    message = find_input_error(error)
+    if message is not None:
+        return " ".join(message.split())
+    origin = _causes(error)[-1]
+    text = str(origin).strip()
+    text = text.splitlines()[-1 if _IN_WORKER in text else 0] if text else ""
+    name = type(origin).__name__
+    text = text if text.startswith(name) else f"{name}: {text}" if text else name
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
+
+
+def show_errors(debug: bool = False) -> None:
+    """Makes this process end on an error with what a person should read, not a traceback; called by each bundle.
 
     Of several processes that torchrun started, the one that fails leaves its error for torchrun's summary, and those
     that lose it say so in a line, so that the first error is not buried.
+
+    Args:
+        debug: whether to show the traceback before it.
     """
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        message, causes = find_input_error(error), _causes(error)
-        if any(text in str(cause) for cause in causes for text in LOST):
-            print("ended, because another process of this job did", file=sys.stderr)
-            return
-        _tell_torchrun(message or f"{type(causes[-1]).__name__}: {causes[-1]}")
-        if message is None:
+        if debug:
             sys.__excepthook__(kind, error, trace)
+        if issubclass(kind, KeyboardInterrupt):
+            print("interrupted", file=sys.stderr)
+        elif any(text in str(cause) for cause in _causes(error) for text in LOST):
+            print("ended, because another process of this job did", file=sys.stderr)
         else:
+            message = explain(error)
+            _tell_torchrun(message)
             print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = show
+
+
+def _place(error: BaseException) -> str:
+    """Returns the file and line that raised an exception."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', str(error)) if _IN_WORKER in str(error) else []
+    frames = frames or [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    return f"{Path(frames[-1][0]).name}:{frames[-1][1]}" if frames else "unknown place"
 
 
 def _causes(error: BaseException) -> list[BaseException]:

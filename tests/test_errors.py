@@ -6,7 +6,7 @@ import sys
 import pytest
 from torch.utils.data import DataLoader
 
-from custom_nets.errors import InputError, find_input_error, show_input_errors
+from custom_nets.errors import InputError, find_input_error, show_errors
 
 
 class Broken:
@@ -42,7 +42,7 @@ def show(monkeypatch, capsys, tmp_path):
     def write(cause):
         error = RuntimeError("applying transform")
         error.__cause__ = cause
-        show_input_errors()
+        show_errors()
         sys.excepthook(RuntimeError, error, None)
         return capsys.readouterr().err
 
@@ -55,12 +55,12 @@ def test_the_hook_prints_one_line(show):
 
 @pytest.mark.parametrize(
     ("cause", "text"),
-    [(InputError("case A: T2 missing"), "case A: T2 missing"), (KeyError("image"), "KeyError: 'image'")],
+    [(InputError("case A: T2 missing"), "case A: T2 missing"), (KeyError("image"), "KeyError: 'image' (")],
     ids=["input", "other"],
 )
 def test_torchrun_is_told_what_ended_a_process(cause, text, show, tmp_path):
     show(cause)
-    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == text
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"].startswith(text)
 
 
 def test_a_process_that_lost_another_says_so_in_a_line(show, tmp_path):

@@ -1,4 +1,4 @@
-"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks -> io."""
+"""Imports run one way: tools -> transforms, inferers, losses, metrics, handlers, engines -> datasets, networks, io."""
 
 import ast
 import sys
@@ -17,11 +17,14 @@ LEVELS = {
     "networks": 0,
     "io": -1,
     "errors": -2,
+    "bundle_keys": -1,
+    "typed_values": -2,
+    "bundle_paths": -1,
     "distributed": -2,
     "": -2,
 }
 MIDDLE = 2  # transforms, inferers, losses, metrics, handlers, engines
-OPTIONAL = {"itk", "mcubes", "matplotlib"}
+OPTIONAL = {"itk", "pydicom", "mcubes", "matplotlib"}
 
 
 def room_of(path: Path) -> str:

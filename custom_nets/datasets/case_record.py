@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from custom_nets.datasets.validation import read_ct_header
+from custom_nets.datasets.validation import read_image_header
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
-from custom_nets.io.nifti import read_header
 
 CASE_RECORD = "cases.json"
 """The record's name in a folder of results."""
@@ -38,7 +37,7 @@ def record_cases(items: Iterable[Mapping[str, Any]]) -> list[RecordedCase]:
     """Reads the grids of cases from the headers of their images.
 
     Args:
-        items: as `brats_datalist` or `lits_datalist` gives them; an entry of `image` may be None (an absent modality).
+        items: as `datalist` gives them; an entry of `image` may be None (an absent modality).
 
     Returns:
         The cases, in their order; also those whose image cannot be read.
@@ -108,7 +107,7 @@ def _record_case(item: Mapping[str, Any]) -> RecordedCase:
     files = [image] if isinstance(image, str | os.PathLike) else [file for file in image if file is not None]
     for file in files:
         try:
-            header = read_ct_header(file, case) if os.path.isdir(file) else read_header(file, case)
+            header = read_image_header(file, case)
         except InputError:
             continue
         x, y, z = header.shape[:3]

@@ -1,129 +1,58 @@
-"""What the layouts of all data sets share: the search through folders, the Decathlon, labels, names, messages."""
+"""Ways in which data sets lie on the disk: each finds the cases of a record among the folders searched."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from custom_nets.datasets.modalities import MODALITIES, role_of
-from custom_nets.datasets.validation import Item
-from custom_nets.errors import MAX_NAMED, InputError, first_names
-from custom_nets.io.nifti import SUFFIXES, is_nifti, stem, where
+from custom_nets.datasets import foreign
+from custom_nets.datasets.names import role_of, roles, split_end
+from custom_nets.datasets.record import Record
+from custom_nets.errors import MAX_NAMED, InputError
+from custom_nets.io.nifti import SUFFIXES, is_nifti, stem
 
-Labels = Literal["required", "optional", "ignore"]
+logger = logging.getLogger(__name__)
+
 Folders = dict[Path, list[Path]]
 """The NIfTI files of each folder that holds files of any sort."""
-
-Kind = Literal["brats", "lits"]
-"""A kind of data, by the name of its data lists."""
-
-BUNDLES: dict[Kind, str] = {
-    "brats": "brain data is for the bundles ossnet_brats and nvnet_brats",
-    "lits": "liver data is for the bundle ossnet_lits",
-}
-"""What messages say about data of the other kind."""
 
 SKIPPED = ("__MACOSX", "labels", "labelsTr", "labelsTs")
 """Folders never searched: macOS's companions, and labels (of MONAI Label, of the Decathlon), found by their images."""
 
-LITS_NAME = re.compile(r"(?P<test>test-)?(?P<role>volume|segmentation)-(?P<number>\d+)", re.IGNORECASE)
-"""How LiTS 2017 names its files, without suffix."""
+MAX_DEPTH = 7
+"""Folders searched below the one given: the archives of LiTS hold `media/nas/01_Datasets/CT/LITS/Training Batch 1`."""
 
-_DECATHLON_NAMES: dict[Kind, str] = {"brats": r"BRATS_\d+", "lits": r"liver_\d+"}
-
-
-class Layout(NamedTuple):
-    """One way in which data sets lie on the disk.
-
-    Args:
-        name: how messages call it.
-        looks_like: what is looked for.
-        find: gives the items among the folders searched.
-    """
-
-    name: str
-    looks_like: str
-    find: Callable[[Folders, Labels], list[Item]]
+_NUMBERED = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
 
 
-class Layouts(NamedTuple):
-    """The layouts of one kind of data.
+class FoundCase(NamedTuple):
+    """A case as it lies on the disk.
 
     Args:
-        kind: the kind.
-        organ: how messages call it.
-        known: the published layouts; at most one of them may be there.
-        loose: tried when none of them is.
-        max_depth: folders searched below the one given.
+        case: its name.
+        image: one file or DICOM folder, or the files of each channel.
+        label: label files; more than one is a fault.
+        channels: names of the channels, where the data set tells them and not the ends of file names.
     """
 
-    kind: Kind
-    organ: str
-    known: tuple[Layout, ...]
-    loose: Layout
-    max_depth: int
+    case: str
+    image: Path | dict[str, list[Path]]
+    label: list[Path]
+    channels: tuple[str, ...] = ()
 
-    def looked_for(self) -> str:
-        """Returns what a message says was looked for."""
-        return "; or ".join(layout.looks_like for layout in (*self.known, self.loose))
-
-
-def dataset_root(dataset_dir: str | os.PathLike) -> Path:
-    """Returns the absolute path of what a user gave; links in it are kept."""
-    return Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    @property
+    def files(self) -> list[Path]:
+        """All files of the image."""
+        image = self.image
+        return [image] if isinstance(image, Path) else [file for files in image.values() for file in files]
 
 
-def check_labels_option(labels: str) -> None:
-    """Checks the argument `labels` of a data list.
-
-    Raises:
-        InputError: when it is none of `Labels`.
-    """
-    if labels not in get_args(Labels):
-        msg = f"labels={labels!r} is unknown; expected one of {', '.join(get_args(Labels))}"
-        raise InputError(msg)
-
-
-def require_nifti(path: Path, advice: str = "give one of these") -> None:
-    """Checks that a file given in place of a folder is NIfTI, by its name.
-
-    Raises:
-        InputError: when it is not.
-    """
-    if not is_nifti(path):
-        msg = f"{path}: expected a folder or a NIfTI file (.nii.gz, .nii), and this is neither; {advice}"
-        raise InputError(msg)
-
-
-def search_layouts(root: Path, labels: Labels, layouts: Layouts) -> list[Item]:
-    """Finds the cases in a folder, by the first layouts that give any.
-
-    Raises:
-        InputError: when there is no such folder, or not exactly one layout is recognised.
-    """
-    folders = search_folders(root, layouts.max_depth)
-    found = {layout.name: items for layout in layouts.known if (items := layout.find(folders, labels))}
-    if len(found) > 1:
-        counts = " and ".join(f"{len(items)} cases of {name}" for name, items in found.items())
-        msg = f"{root}: holds {counts}; give the folder of one of them"
-        raise InputError(msg)
-    items = next(iter(found.values()), []) or layouts.loose.find(folders, labels)
-    if not items:
-        hint = "".join(f"{BUNDLES[kind]}; " for kind in kinds_by_name(folders) - {layouts.kind})
-        msg = (
-            f"{root}: no {layouts.organ} data set recognised; looked for {layouts.looked_for()}; "
-            f"found {listing(root)}; {hint}check dataset_dir"
-        )
-        raise InputError(msg)
-    return items
-
-
-def search_folders(root: Path, max_depth: int) -> Folders:
+def search_folders(root: Path, max_depth: int = MAX_DEPTH) -> Folders:
     """Returns the NIfTI files of each folder; of a file there packed and unpacked, the packed one.
 
     Raises:
@@ -138,11 +67,16 @@ def search_folders(root: Path, max_depth: int) -> Folders:
         folder = Path(place)
         depth = len(folder.relative_to(root).parts)
         below[:] = sorted(n for n in below if n not in SKIPPED and n[0] != ".") if depth < max_depth else []
-        packed_last = sorted(filter(is_nifti, names), key=lambda name: name.lower().endswith(SUFFIXES[0]))
-        files = {stem(name): folder / name for name in packed_last}
         if names:
-            folders[folder] = [files[name] for name in sorted(files)]
+            folders[folder] = nifti_files(folder / name for name in names)
     return folders
+
+
+def nifti_files(files: Iterable[Path]) -> list[Path]:
+    """Returns the NIfTI files among some of one folder, sorted; of a file there packed and unpacked, the packed one."""
+    packed_last = sorted(filter(is_nifti, files), key=lambda file: file.name.lower().endswith(SUFFIXES[0]))
+    by_stem = {stem(file): file for file in packed_last}
+    return [by_stem[name] for name in sorted(by_stem)]
 
 
 def listing(folder: Path) -> str:
@@ -158,88 +92,246 @@ def listing(folder: Path) -> str:
     return (", ".join(names[:MAX_NAMED]) or "nothing") + more + (" (unpack the archive)" if packed else "")
 
 
-def kinds_by_name(folders: Folders) -> set[Kind]:
-    """Returns the kinds of data that file names tell."""
-    files = [file for found in folders.values() for file in found]
-    names = [stem(file) for file in files]
-    kinds = {kind for kind, pattern in _DECATHLON_NAMES.items() if any(re.fullmatch(pattern, name) for name in names)}
-    if any(role_of(file) in MODALITIES for file in files):
-        kinds.add("brats")
-    if any(LITS_NAME.fullmatch(name) for name in names):
-        kinds.add("lits")
-    return kinds
+def case_folders(record: Record, folders: Folders) -> list[FoundCase]:
+    """Finds folders with a file a channel, `<case>_<end>.nii.gz`; a folder may hold the files of several cases.
+
+    Labels lie beside the images, or in folders without images, by the name of the case.
+    """
+    found = []
+    elsewhere = {
+        file: split_end(stem(file), record.label_ends)
+        for files in folders.values()
+        if not any(role_of(file, record) in record.channel_names for file in files)
+        for file in files
+    }
+    for folder, files in folders.items():
+        images = [file for file in files if role_of(file, record) in record.channel_names]
+        labels = [file for file in files if role_of(file, record) == "label"]
+        for case, own in _by_case(images, record).items():
+            mine = (
+                labels
+                if len(own) == len(images)
+                else [f for f in labels if split_end(stem(f), record.label_ends)[0] == case]
+            )
+            image: dict[str, list[Path]] = defaultdict(list)
+            for file in own:
+                image[str(role_of(file, record))].append(file)
+            name = case or folder.absolute().name
+            for end in record.label_ends if not mine else ():
+                mine = [file for file, told in elsewhere.items() if told == (name, end.lower())]
+                if mine:
+                    break
+            found.append(FoundCase(name, dict(image), mine))
+    return found
 
 
-def decathlon_folders(folders: Folders, labels: Labels) -> list[Path]:
-    """Returns the Decathlon's folders of images; those without labels only where labels are not required."""
-    training, unlabelled = (
-        [folder for folder in folders if folder.name == name and folders[folder]] for name in ("imagesTr", "imagesTs")
-    )
-    return training if training and labels == "required" else training + unlabelled
+def decathlon(record: Record, folders: Folders) -> list[FoundCase]:
+    """Finds `imagesTr/<case>.nii.gz` and `imagesTs`, one file a case, with labels of the same names in `labelsTr`."""
+    found = []
+    for folder, files in _image_folders(folders):
+        if _is_numbered(files):
+            continue
+        names = _told_channels(folder) or record.channel_names
+        found += [FoundCase(stem(file), file, _label_beside(folder, stem(file)), names) for file in files]
+        found += _without_image(folder, {stem(file) for file in files})
+    return found
 
 
-def decathlon_label(image: Path) -> list[Path]:
-    """Returns the label of a file in imagesTr, if there is one."""
-    if image.parent.name != "imagesTr":
-        return []
-    names = (image.parent.with_name("labelsTr") / (stem(image) + suffix) for suffix in SUFFIXES)
-    return [name for name in names if name.is_file()][:1]
+def nnunet(record: Record, folders: Folders) -> list[FoundCase]:
+    """Finds `imagesTr/<case>_0000.nii.gz` and so on, a file a channel, with labels `labelsTr/<case>.nii.gz`."""
+    found = []
+    for folder, files in _image_folders(folders):
+        if not _is_numbered(files):
+            continue
+        names = _told_channels(folder) or record.channel_names
+        cases: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+        for file in files:
+            match = _NUMBERED.fullmatch(stem(file))
+            case, number = (match["case"], int(match["number"])) if match else (stem(file), len(names))
+            cases[case][names[number] if number < len(names) else f"number {number:04}"].append(file)
+        for case, image in cases.items():
+            single = len(names) == 1 and list(image) == [names[0]]
+            found.append(
+                FoundCase(case, image[names[0]][0] if single else dict(image), _label_beside(folder, case), names)
+            )
+        found += _without_image(folder, set(cases))
+    return found
 
 
-def decathlon_channels(description: Path) -> list[str]:
-    """Returns the channels that dataset.json lists; none where it is absent or lists none.
+def bids(record: Record, folders: Folders) -> list[FoundCase]:
+    """Finds `sub-<label>/[ses-<label>/]anat/` of BIDS, with labels below `derivatives`; a session is a case."""
+    cases: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    labels: dict[str, list[Path]] = defaultdict(list)
+    ends = (*record.label_ends, *(end for end in foreign.BIDS_LABELS if end not in record.label_ends))
+    for folder, files in folders.items():
+        for file in files if folder.name == "anat" else ():
+            name = stem(file)
+            channel = record.channel(foreign.bids_channel(name))
+            if "derivatives" in folder.parts:
+                if name.rsplit("_", 1)[-1].lower() in ends:
+                    labels[foreign.bids_case(name)].append(file)
+            elif channel and foreign.bids_case(name):
+                cases[foreign.bids_case(name)][channel].append(file)
+    return [
+        FoundCase(case, _single(image), _preferred(labels.get(case, []), ends), record.channel_names)
+        for case, image in cases.items()
+    ]
+
+
+def pairs(record: Record, folders: Folders) -> list[FoundCase]:
+    """Finds images and label files by the patterns of their names; they may lie in different folders."""
+    found = []
+    for image_name, label_name in record.pairs:
+        images, labels = (_matching(pattern, folders) for pattern in (image_name, label_name))
+        for key, files in images.items():
+            for file in files:
+                label = labels.get(key, [])
+                found.append(FoundCase(stem(file), file, [f for f in label if f.parent == file.parent] or label))
+        for key, files in labels.items():
+            for file in files if key not in images else ():  # listed as a case, its check names it
+                image = file.with_name(_paired(key, image_name) + file.name[len(stem(file)) :])
+                found.append(FoundCase(stem(image), image, [file]))
+    return found
+
+
+def dicom(record: Record, folders: Folders) -> list[FoundCase]:
+    """Finds folders that hold the files of a DICOM series each.
 
     Raises:
-        InputError: when the file is damaged.
+        InputError: when several folders are series of one study.
     """
-    if not description.is_file():
-        return []
-    try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-        channels: Any = content.get("modality") or content.get("channel_names") or {}
-        return [str(channels[number]) for number in sorted(channels, key=int)]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        msg = f"{description}: not a readable dataset.json ({error}); download or unpack the data set again"
-        raise InputError(msg) from error
+    from custom_nets.io.dicom import holds_ct, is_dicom_folder, study_of
 
-
-def require_labels(items: Sequence[Item], root: Path, expected: str) -> None:
-    """Checks that every case has a label.
-
-    Args:
-        items: the cases.
-        root: where they were found.
-        expected: where labels are looked for, for the message.
-
-    Raises:
-        InputError: naming the first cases without one.
-    """
-    unlabelled = [item["case"] for item in items if "label" not in item]
-    if unlabelled:
+    every = [folder for folder in folders if is_dicom_folder(folder)]
+    series = [folder for folder in every if holds_ct(folder)] if len(every) > 1 else every
+    if 0 < len(series) < len(every):
+        logger.info("takes %d DICOM folders with CT, passes over %d others", len(series), len(every) - len(series))
+    series = series or every  # the check of each case says what it is instead
+    studies: dict[str, list[str]] = defaultdict(list)
+    for folder in series if len(series) > 1 else []:
+        try:
+            studies[study_of(folder)].append(str(folder))
+        except InputError:
+            continue  # the check of the case says what is wrong with it
+    shared = [places for places in studies.values() if len(places) > 1]
+    if shared:
+        more = f" (and {len(shared) - 1} more studies likewise)" if len(shared) > 1 else ""
         msg = (
-            f"{root}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
-            f"expected {expected}: "
-            "give the folder of the training cases, add the labels, or list with labels='optional'"
+            f"{len(shared[0])} DICOM folders are series of one study: {', '.join(shared[0])}{more}; "
+            "a case is one series: give the folder of one of them, or a folder with one series a study"
         )
         raise InputError(msg)
+    names = [folder.name for folder in series]
+    above = os.path.commonpath(series) if series else ""
+    unique = [
+        n if names.count(n) == 1 else "-".join(f.relative_to(above).parts) for n, f in zip(names, series, strict=True)
+    ]
+    return [FoundCase(name, folder, []) for name, folder in zip(unique, series, strict=True)]
 
 
-def with_unique_cases(items: Sequence[Item]) -> list[Item]:
-    """Names cases after their folders where files of several cases bear one name.
+def loose_files(record: Record, folders: Folders) -> list[FoundCase]:
+    """Takes every file whose name no record explains for a case of its own, whatever it is called; without labels."""
+    return [FoundCase(stem(file), file, []) for found in folders.values() for file in found]
 
-    Raises:
-        InputError: when a case is there twice all the same.
+
+class Layout(NamedTuple):
+    """One way in which data sets lie on the disk.
+
+    Args:
+        find: gives the cases of a record.
+        looks_like: describes what is looked for, for messages.
     """
-    count = Counter(item["case"] for item in items)
-    for item in items:
-        if count[item["case"]] > 1 and not isinstance(item["image"], str):
-            item["case"] = Path(item["image"][0]).parent.name
-    seen: dict[str, Item] = {}
-    for item in items:
-        other = seen.setdefault(item["case"], item)
-        if other is not item:
-            first, second = (i["image"] if isinstance(i["image"], str) else i["image"][0] for i in (other, item))
-            place = where(item["case"], second)
-            msg = f"{place}: the case is there twice, also as {first}; give a folder with one copy"
-            raise InputError(msg)
-    return list(items)
+
+    find: Callable[[Record, Folders], list[FoundCase]]
+    looks_like: Callable[[Record], str]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "case_folders": Layout(case_folders, lambda record: f"case folders with <case>_{{{_ends(record)}}}.nii.gz"),
+    "decathlon": Layout(decathlon, lambda record: f"imagesTr/{_example(record)}.nii.gz with labelsTr (Decathlon)"),
+    "nnunet": Layout(nnunet, lambda record: f"imagesTr/{_example(record)}_0000.nii.gz with labelsTr (nnU-Net)"),
+    "bids": Layout(bids, lambda record: "sub-<label>/anat/ with labels in derivatives (BIDS)"),
+    "pairs": Layout(pairs, lambda record: " and ".join(_readable(name) for name in record.pairs[0])),
+    "dicom": Layout(dicom, lambda record: "folders with one DICOM series each"),
+    "files": Layout(loose_files, lambda record: f"files <case>.nii.gz of {len(record.channels)} channel(s)"),
+}
+"""All layouts, by the names that records use."""
+
+
+def _by_case(images: Sequence[Path], record: Record) -> dict[str, list[Path]]:
+    """Groups the image files of a folder by case; they are one case unless each name has several channels."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file in images:
+        groups[split_end(stem(file), roles(record))[0]].append(file)
+    if len(groups) > 1 and min(map(len, groups.values())) < 2:
+        most = max(groups, key=lambda case: len(groups[case]))
+        return {most: list(images)}  # its check names the file that is of another case
+    return dict(groups)
+
+
+def _image_folders(folders: Folders) -> list[tuple[Path, list[Path]]]:
+    return [(folder, files) for folder, files in folders.items() if folder.name in ("imagesTr", "imagesTs") and files]
+
+
+def _is_numbered(files: Sequence[Path]) -> bool:
+    """Returns whether files are named as nnU-Net's: all end with a number of a channel, and one is 0000."""
+    matches = [_NUMBERED.fullmatch(stem(file)) for file in files]
+    return all(matches) and any(match["number"] == "0000" for match in matches if match)
+
+
+def _told_channels(folder: Path) -> tuple[str, ...]:
+    """Returns the channels that the dataset.json beside a folder of images tells, () where there is none."""
+    file = foreign.find_dataset_json(folder)
+    return foreign.dataset_json_record(foreign.read_dataset_json(file), file).channel_names if file else ()
+
+
+def _label_beside(folder: Path, case: str) -> list[Path]:
+    labels = folder.with_name(folder.name.replace("images", "labels"))
+    return [file for suffix in SUFFIXES if (file := labels / (case + suffix)).is_file()][:1]
+
+
+def _without_image(folder: Path, cases: set[str]) -> list[FoundCase]:
+    """Returns the labels whose image is not there as cases, so that their check names them."""
+    labels = folder.with_name("labelsTr")
+    if folder.name != "imagesTr" or not labels.is_dir():
+        return []
+    orphans = [file for file in nifti_files(labels.iterdir()) if stem(file) not in cases]
+    return [FoundCase(stem(file), folder / file.name, [file]) for file in orphans]
+
+
+def _single(image: dict[str, list[Path]]) -> Path | dict[str, list[Path]]:
+    found = [file for files in image.values() for file in files]
+    return found[0] if len(found) == 1 else dict(image)
+
+
+def _preferred(labels: Sequence[Path], ends: Sequence[str]) -> list[Path]:
+    """Returns the label files with the first of the endings that any has."""
+    by_end = ([file for file in labels if stem(file).rsplit("_", 1)[-1].lower() == end] for end in ends)
+    return next((files for files in by_end if files), [])
+
+
+def _matching(pattern: str, folders: Folders) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    for files in folders.values():
+        for file in files:
+            if match := re.fullmatch(pattern, stem(file)):
+                found[match["id"]].append(file)
+    return found
+
+
+def _paired(identity: str, pattern: str) -> str:
+    """Returns the name that a pattern gives a file, without suffix."""
+    return _readable(pattern).replace("<id>", identity)
+
+
+def _readable(pattern: str) -> str:
+    r"""Returns a pattern of names as text: `(?i:volume)-(?P<id>\d+)` as `volume-<id>`."""
+    return re.sub(r"\(\?i:([^()]*)\)", r"\1", re.sub(r"\(\?P<id>[^()]*\)", "<id>", pattern))
+
+
+def _ends(record: Record) -> str:
+    return ",".join(channel.ends[0] for channel in record.channels if channel.ends)
+
+
+def _example(record: Record) -> str:
+    return re.sub(r"\\d[+*]?(\{\d+\})?", "<n>", record.cases) if re.fullmatch(r"[\w\\+{}]+", record.cases) else "<case>"

@@ -7,12 +7,12 @@ import json
 import logging
 import math
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from custom_nets.datasets.record import shipped_records
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.files import atomic_file
 
@@ -20,9 +20,6 @@ logger = logging.getLogger(__name__)
 
 Section = Literal["training", "validation", "test"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
-
-TIME_POINT = re.compile(r"(?P<patient>BraTS-[A-Z]+-\d+)-\d+")
-"""Names of cases that end with a time point: cases of one patient never part."""
 
 Items = Sequence[Mapping[str, Any]]
 
@@ -33,7 +30,7 @@ def split_cases(
     """Splits items into sections, by a hash of the seed and the patient.
 
     The split depends on the cases, the numbers and the seed alone: not on the order of the list, the platform or a
-    library. A case more or less moves few others. All time points of a patient (BraTS 2023 and later) stay in one
+    library. A case more or less moves few others. All time points of a patient stay in one
     section, so that a section may come out a case or two smaller than asked for.
 
     Args:
@@ -61,8 +58,7 @@ def split_cases(
         raise InputError(msg)
     patients: dict[str, list[str]] = defaultdict(list)
     for case in sorted(by_case):
-        match = TIME_POINT.fullmatch(case)
-        patients[match["patient"] if match else case].append(case)
+        patients[_patient(by_case[case])].append(case)
     order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
     chosen: dict[str, list[str]] = {"training": []}
     for section, number in wanted.items():
@@ -196,6 +192,13 @@ def split_section(
 
 def _case(item: Any) -> str:
     return item if isinstance(item, str) else str(item["case"])
+
+
+def _patient(item: Mapping[str, Any]) -> str:
+    """Returns the patient that an item names, or that a record reads in the name of its case."""
+    case = str(item["case"])
+    told = (record.patient_of(case) for record in shipped_records())
+    return str(item.get("patient") or next((patient for patient in told if patient != case), case))
 
 
 def _by_case(items: Items) -> dict[str, dict[str, Any]]:

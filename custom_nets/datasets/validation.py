@@ -1,4 +1,4 @@
-"""Checks of a data list before anything is read: files, modalities, channels, grids; faulty cases are collected."""
+"""Checks of a data list before voxels are read: files, modalities, channels, grids; faulty cases are collected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from custom_nets.datasets.modalities import DO_WITHOUT, FILE_NAMES, MODALITIES, case_of_files, role_of, split_name
+from custom_nets.datasets.names import case_of_files, record_of_files, role_of, roles, split_end
+from custom_nets.datasets.record import Record, get_record
 from custom_nets.errors import MAX_NAMED, InputError
 from custom_nets.io.nifti import VolumeHeader, check_channel_order, check_same_grid, read_header, stem, where
 
@@ -20,24 +21,23 @@ Item = dict[str, Any]
 Check = Callable[[Item], None]
 """The check of one case; it raises an `InputError` that names case and file."""
 
+DO_WITHOUT = "a model trained with modality_dropout can do without"
+"""What messages about an absent modality add to their advice."""
 
-def check_datalist(
-    items: Iterable[Item], missing_modalities: bool = False, check: Check | None = None
-) -> tuple[list[Item], list[str]]:
+
+def check_datalist(items: Iterable[Item], check: Check | None = None) -> tuple[list[Item], list[str]]:
     """Checks files and headers of every case, so that a caller may go on with the good ones.
 
     Args:
-        items: as `brats_datalist` or `lits_datalist` gives them.
-        missing_modalities: see `check_case`.
-        check: of one case, such as `check_ct_case`; None takes `check_case`, for brain data.
+        items: as `datalist` gives them.
+        check: of one case; None takes `check_case` with the channels that each item names.
 
     Returns:
         The good items, in their order, and one line for each of the others.
     """
     items = list(items)
-    check = check or partial(check_case, missing_modalities=missing_modalities)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        faults = list(pool.map(partial(_fault, check=check), items))
+        faults = list(pool.map(partial(_fault, check=check or check_case), items))
     good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
     return good, [fault for fault in faults if fault is not None]
 
@@ -61,79 +61,68 @@ def raise_faults(faults: Sequence[str], total: int) -> None:
     raise InputError(msg)
 
 
-def check_case(item: Mapping[str, Any], missing_modalities: bool = False) -> None:
+def check_case(
+    item: Mapping[str, Any], modalities: Sequence[str] | None = None, missing_modalities: bool = False
+) -> None:
     """Checks files and headers of one case; reads no voxels.
 
     Args:
-        item: with `image`, and where there are any `case` and `label`.
+        item: as `datalist` gives it.
+        modalities: channels that the model sees, in their order; None: those that the item or its data set names.
         missing_modalities: whether a list of files may hold None for some of the modalities.
 
     Raises:
         InputError: naming case and file: modality missing or there twice, wrong number of channels, shapes or affines
-            that differ, file absent, unreadable or cut short.
+            that differ, files of different cases, file absent, unreadable or cut short, several labels or DICOM series.
     """
     image, label = item["image"], item.get("label")
-    entries = [image] if isinstance(image, str | os.PathLike) else list(image)
+    single = isinstance(image, str | os.PathLike)
+    entries = [image] if single else list(image)
     files = [str(file) for file in entries if file is not None]
+    names = list(modalities or _own_channels(item))
     if not files:
         case = item.get("case", "without a name")
-        msg = f"case {case}: no image file is there; expected one each of {', '.join(MODALITIES)}; give the files"
+        msg = f"case {case}: no image file is there; expected one each of {', '.join(names)}; give the files"
         raise InputError(msg)
     case = str(item.get("case") or case_of_files(files))
-    if isinstance(image, str | os.PathLike):
-        headers = [read_header(files[0], case)]
-        _check_channels(case, headers[0])
+    _check_one_label(case, label)
+    if label is not None and single and not os.path.exists(files[0]):
+        msg = (
+            f"{where(case, label)}: a label without its image; expected {files[0]}: copy it there, or remove the label"
+        )
+        raise InputError(msg)
+    if single:
+        headers = [_read_single(files[0], case, names, _own_channels(item))]
     else:
-        _check_modalities(case, entries, missing_modalities)
+        _check_modalities(case, entries, names, missing_modalities, item)
         headers = [_read_3d(file, case) for file in files]
-    _check_one_label(case, label)
-    if label is not None:
-        headers.append(_read_3d(label, case))
-    check_same_grid(case, headers)
-
-
-def check_ct_case(item: Mapping[str, Any]) -> None:
-    """Checks files and headers of one CT case; reads no voxels.
-
-    Args:
-        item: with `image` (a 3D file or the folder of a DICOM series), and where there are any `case` and `label`.
-
-    Raises:
-        InputError: naming case and file: image or label not 3D, on different grids, absent, unreadable or cut short,
-            several files or several DICOM series where there must be one.
-    """
-    image, label = item["image"], item.get("label")
-    if not isinstance(image, str | os.PathLike):
-        case = item.get("case", "without a name")
-        msg = f"case {case}: 'image' is {str(image)[:80]!r}; expected the name of one 3D file or DICOM folder"
-        raise InputError(msg)
-    case = str(item.get("case") or stem(image))
-    _check_one_label(case, label)
-    if label is not None and not os.path.exists(image):
-        place = where(case, label)
-        msg = f"{place}: a segmentation without its volume; expected {image}: copy it there, or remove the label"
-        raise InputError(msg)
-    headers = [read_ct_header(image, case)]
     if label is not None:
         headers.append(_read_3d(label, case, "a label map has one number a voxel, give the case's own"))
     check_same_grid(case, headers)
 
 
-def read_ct_header(image: str | os.PathLike, case: str) -> VolumeHeader:
-    """Reads the grid of a CT image.
+def read_image_header(image: str | os.PathLike, case: str) -> VolumeHeader:
+    """Reads the grid of a NIfTI file, or of the folder of a DICOM series.
 
     Args:
-        image: a 3D NIfTI file, or the folder of a DICOM series.
+        image: file or folder.
         case: the case that messages name.
 
     Raises:
-        InputError: when it is absent, unreadable, cut short or not 3D, or a folder does not hold one whole series.
+        InputError: when it is absent, unreadable or cut short, or a folder does not hold one whole series.
     """
     if not os.path.isdir(image):
-        return _read_3d(image, case, "a CT case is one 3D file of Hounsfield units")
+        return read_header(image, case)
     from custom_nets.io.dicom import read_dicom_header
 
     return read_dicom_header(image, case)
+
+
+def _own_channels(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the channels that an item's file has: those that the item names, else those of its data set."""
+    if item.get("channels"):
+        return tuple(str(item["channels"]).split(","))
+    return get_record(item["dataset"]).channel_names if item.get("dataset") else ()
 
 
 def _fault(item: Item, check: Check) -> str | None:
@@ -158,72 +147,107 @@ def _read_3d(path: str | os.PathLike, case: str, advice: str = "give one file a 
     return header
 
 
-def _check_channels(case: str, header: VolumeHeader) -> None:
-    """Checks that a single file holds all modalities, in their order where its header tells it."""
-    file, shape = header.path, header.shape
-    if shape[3:] == (len(MODALITIES),):
-        check_channel_order(where(case, file), header.channels, MODALITIES)
-        return
-    got = "one channel" if len(shape) == 3 else f"{' x '.join(str(size) for size in shape[3:])} channels"
-    expected = f"{len(MODALITIES)} channels ({', '.join(MODALITIES)})"
-    msg = (
-        f"{where(case, file)}: expected {expected}, got {got} (shape {shape}); "
-        "give the folder with the case's four files, or stack them into one 4D file with stack_case"
-    )
-    raise InputError(msg)
+def _read_single(file: str, case: str, modalities: Sequence[str], own: Sequence[str]) -> VolumeHeader:
+    """Reads the grid of a single file, and checks that it holds the channels that it should."""
+    header = read_image_header(file, case)
+    shape, expected = header.shape, own or modalities
+    place = where(case, file)
+    if len(expected) <= 1:
+        if len(shape) == 3:
+            return header
+        channel = f"{expected[0]} alone" if expected else "one channel"
+        msg = f"{place}: shape {shape}, expected a 3D volume (x, y, z): {channel}; give one 3D file"
+        raise InputError(msg)
+    if shape[3:] != (len(expected),):
+        got = "one channel" if len(shape) == 3 else f"{' x '.join(str(size) for size in shape[3:])} channels"
+        msg = (
+            f"{place}: expected {len(expected)} channels ({', '.join(expected)}), got {got} (shape {shape}); "
+            "give the folder with the case's files, one a channel, or stack them into one 4D file with stack_case"
+        )
+        raise InputError(msg)
+    check_channel_order(place, header.channels, expected)
+    return header
 
 
-def _check_modalities(case: str, entries: Sequence[str | os.PathLike | None], missing_modalities: bool) -> None:
+def _check_modalities(
+    case: str,
+    entries: Sequence[str | os.PathLike | None],
+    modalities: Sequence[str],
+    missing_modalities: bool,
+    item: Mapping[str, Any],
+) -> None:
     """Checks that there is one file for each modality, in the order of the channels; None stands for an absent one."""
     files = [str(file) for file in entries if file is not None]
-    roles = [role_of(file) for file in files]
-    known = [role for role in roles if role in MODALITIES]
-    if len(known) < len(files):
-        _check_own_names(case, files, entries, missing_modalities)
+    if item.get("channels"):  # the layout tells the channels, the ends of file names do not
+        _check_own_names(case, files, entries, modalities, missing_modalities)
         return
-    missing = [role for role in MODALITIES if role not in known]
+    record = get_record(item["dataset"]) if item.get("dataset") else record_of_files(files)
+    found = [role_of(file, record) if record else None for file in files]
+    known = [role for role in found if role in modalities]
+    if len(known) < len(files):
+        _check_own_names(case, files, entries, modalities, missing_modalities)
+        return
+    missing = [name for name in modalities if name not in known]
     if missing and not missing_modalities:
-        there = ", ".join(role for role in MODALITIES if role in known)
+        there = ", ".join(name for name in modalities if name in known)
         msg = (
-            f"{where(case, _expected_file(files[0], missing[0]))}: {' and '.join(missing)} missing (there: {there}); "
-            f"download the case again or copy the file there; {DO_WITHOUT}"
+            f"{where(case, _expected_file(files[0], missing[0], record))}: {' and '.join(missing)} missing "
+            f"(there: {there}); download the case again or copy the file there; {DO_WITHOUT}"
         )
         raise InputError(msg)
     twice = [role for role, count in Counter(known).items() if count > 1]
     if twice:
-        same = [file for file, role in zip(files, roles, strict=True) if role == twice[0]]
+        same = [file for file, role in zip(files, found, strict=True) if role == twice[0]]
         msg = (
             f"{where(case, same[1])}: {twice[0]} is there twice, also as {Path(same[0]).name}; "
             "keep one file a modality and one folder a case"
         )
         raise InputError(msg)
-    order = [None if file is None else role_of(file) for file in entries]
-    expected = [role if role in known else None for role in MODALITIES]
+    order = [None if file is None or record is None else role_of(file, record) for file in entries]
+    expected = [name if name in known else None for name in modalities]
     if order != expected:
         got, wanted = (", ".join(map(str, names)) for names in (order, expected))
         msg = f"{where(case, files[0])}: files in the order {got}; expected {wanted}"
         raise InputError(msg)
+    _check_one_case(case, files, record)
+
+
+def _check_one_case(case: str, files: Sequence[str], record: Record | None) -> None:
+    """Checks that the names of all files are of one case."""
+    names = {file: split_end(stem(file), roles(record) if record else ())[0] for file in files}
+    if len(set(names.values())) > 1:
+        (usual, _), *_ = Counter(names.values()).most_common(1)
+        stranger = next(file for file, name in names.items() if name != usual)
+        msg = (
+            f"{where(case, stranger)}: is of the case {names[stranger] or 'without a name'}, the other files are of "
+            f"{usual}; keep the files of one case in its folder"
+        )
+        raise InputError(msg)
 
 
 def _check_own_names(
-    case: str, files: Sequence[str], entries: Sequence[str | os.PathLike | None], missing_modalities: bool
+    case: str,
+    files: Sequence[str],
+    entries: Sequence[str | os.PathLike | None],
+    modalities: Sequence[str],
+    missing_modalities: bool,
 ) -> None:
-    """Checks a list written by hand whose names do not tell the modalities: only its entries can be counted."""
+    """Checks a list whose names do not tell the modalities: only its entries can be counted."""
     place = where(case, files[0])
-    if len(entries) != len(MODALITIES):
-        expected = f"{len(MODALITIES)} files ({', '.join(MODALITIES)})"
+    if modalities and len(entries) != len(modalities):
+        expected = f"{len(modalities)} files ({', '.join(modalities)})"
         advice = "give one file a modality" + (", None for an absent one" if missing_modalities else "")
         msg = f"{place}: expected {expected}, got {len(entries)}; {advice}"
         raise InputError(msg)
-    missing = [role for role, file in zip(MODALITIES, entries, strict=True) if file is None]
+    missing = [name for name, file in zip(modalities, entries, strict=False) if file is None]
     if missing and not missing_modalities:
         msg = f"{place}: {' and '.join(missing)} missing; give one file a modality; {DO_WITHOUT}"
         raise InputError(msg)
 
 
-def _expected_file(sibling: str, role: str) -> Path:
-    """Returns the name that a missing file would have, after a file of another modality."""
-    ending = split_name(sibling)[1]
-    naming = next((names for names in FILE_NAMES if ending in names.values()), FILE_NAMES[0])
-    name, path = stem(sibling), Path(sibling)
-    return path.with_name(name[: len(name) - len(ending)] + naming[role] + path.name[len(name) :])
+def _expected_file(sibling: str, channel: str, record: Record | None) -> Path:
+    """Returns the name that a missing file would have, after a file of another channel."""
+    path, name = Path(sibling), stem(sibling)
+    end = split_end(name, roles(record) if record else ())[1]
+    wanted = next((c.ends[0] for c in record.channels if c.name == channel and c.ends), channel) if record else channel
+    return path.with_name(name[: len(name) - len(end)] + wanted + path.name[len(name) :])

@@ -1,13 +1,16 @@
 """Handlers that MONAI and ignite lack."""
 
+from custom_nets.handlers.bad_steps import BadSteps
 from custom_nets.handlers.checkpoints import EarlyStopping, TrainingCheckpoints
 from custom_nets.handlers.progress import Progress
 from custom_nets.handlers.random_state import RandomState
 from custom_nets.handlers.reconstruction import ReconstructionPicture
 from custom_nets.handlers.scores import JsonLog, RegionScores, loss_terms
+from custom_nets.handlers.summary_writer import SummaryWriter
 from custom_nets.handlers.weights import LoadWeights
 
 __all__ = [
+    "BadSteps",
     "EarlyStopping",
     "JsonLog",
     "LoadWeights",
@@ -15,6 +18,7 @@ __all__ = [
     "RandomState",
     "ReconstructionPicture",
     "RegionScores",
+    "SummaryWriter",
     "TrainingCheckpoints",
     "loss_terms",
 ]

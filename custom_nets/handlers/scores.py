@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+
+from custom_nets.io.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,8 @@ class RegionScores:
 
 class JsonLog:
     """Appends one JSON object a training epoch to a file: epoch, iteration, mean loss, learning rate, seconds, scores.
+
+    A run that goes on replaces the entries of epochs that it makes again. Losses that are not finite are counted.
 
     Args:
         path: of the JSON-lines file.
@@ -88,6 +94,21 @@ class JsonLog:
             if value is not None:
                 self._losses.setdefault(name, []).append(value)
 
+    @staticmethod
+    def _mean(values: Sequence[float]) -> float | None:
+        finite = [value for value in values if math.isfinite(value)]
+        return float(np.mean(finite)) if finite else None
+
+    def _earlier(self, epoch: int) -> list[str]:
+        """Returns the lines of epochs before this one."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        kept = []
+        for line in lines:
+            with suppress(ValueError, TypeError):  # of a run that was killed while it wrote
+                if json.loads(line)["epoch"] < epoch:
+                    kept.append(line)
+        return kept
+
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
@@ -95,14 +116,15 @@ class JsonLog:
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
             "loss": None,
-            **{name: float(np.mean(values)) for name, values in self._losses.items()},
+            **{name: self._mean(values) for name, values in self._losses.items()},
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - self._started, 3),
         }
+        bad = sum(not math.isfinite(value) for value in self._losses.get("loss", ()))
+        entry.update({"bad_steps": bad} if bad else {})
         entry.update(self._new_scores())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with atomic_file(self.path) as file:
+            file.write_text("\n".join([*self._earlier(engine.state.epoch), json.dumps(entry), ""]), encoding="utf-8")
 
     def _new_scores(self) -> dict[str, float]:
         """Returns the evaluator's scores when it has run since the last entry."""

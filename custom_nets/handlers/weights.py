@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
 from custom_nets.errors import InputError
+from custom_nets.io.model_settings import check_settings
 from custom_nets.io.weights import load_weights
 
 _ADVICE = (
@@ -22,11 +25,21 @@ class LoadWeights:
     Args:
         path: the file, such as `model.pt`, or the whole state of a run; None loads nothing.
         network: to load into, every key and shape must fit.
+        keys: of the config, that describe the network and its input; compared with those of the model's training.
+        strict: whether a key that differs is an error, see `check_settings`; false where the network is trained on.
     """
 
-    def __init__(self, path: str | Path | None, network: torch.nn.Module) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        network: torch.nn.Module,
+        keys: Mapping[str, Any] | None = None,
+        strict: bool = True,
+    ) -> None:
         self.path = path
         self.network = network
+        self.keys = keys or {}
+        self.strict = strict
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer or an evaluator."""
@@ -37,10 +50,11 @@ class LoadWeights:
         """Loads the file.
 
         Raises:
-            InputError: when the file is absent, cannot be read, or does not fit the network.
+            InputError: when the file is absent, cannot be read, does not fit the network, or was trained otherwise.
         """
         if not Path(str(self.path)).is_file():
             msg = f"{self.path}: there is no such model; train one first (run training), or give --load_model FILE"
             raise InputError(msg)
-        load_weights(self.network, str(self.path), _ADVICE)
+        state = load_weights(self.network, str(self.path), _ADVICE)
+        check_settings(str(self.path), state, self.keys, self.strict)
         engine.logger.info("loaded %s", self.path)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 
 from custom_nets.errors import InputError
+from custom_nets.inferers.arguments import checked_count, is_number, shown
+from custom_nets.networks.base import OccupancyNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ class ChunkSize:
     """Most points in one call of the decoder; lowered for good each time memory does not suffice.
 
     Args:
-        points: so many at most, or `auto`: what the network prefers (`preferred_chunk(device)`) or, where it has no
-            preference, 2,048 on a CPU and 65,536 elsewhere.
+        points: so many at most, or `auto`: what the network prefers (`preferred_chunk`) or, where it has no preference,
+            2,048 on a CPU and 65,536 elsewhere.
         memory_limit: GiB that a chunk may take besides, by the network's own estimate (`bytes_per_point`); None: half
             of what is free on a GPU, no limit on a CPU. A network without an estimate knows no such limit.
 
@@ -33,20 +34,23 @@ class ChunkSize:
     """
 
     def __init__(self, points: int | str | None = AUTO, memory_limit: float | None = None) -> None:
-        self.points = None if points in (None, AUTO) else _checked_points(points)
-        if memory_limit is not None and not memory_limit > 0:
-            msg = f"memory_limit is {memory_limit}; expected GiB above 0, or null"
+        self.points = (
+            None
+            if points is None or points == AUTO
+            else checked_count("points_per_chunk", points, otherwise=", or auto")
+        )
+        if memory_limit is not None and not (is_number(memory_limit) and memory_limit > 0):
+            msg = f"memory_limit is {shown(memory_limit)}; expected GiB above 0, or null"
             raise InputError(msg)
         self.memory_limit = memory_limit
         self._fits: int | None = None
 
-    def choose(self, network: Any, device: torch.device) -> int:
+    def choose(self, network: OccupancyNetwork, device: torch.device) -> int:
         """The points of a chunk for a network on a device, as things stand."""
-        chunk = self.points or _preferred(network, device)
-        per_point = getattr(network, "bytes_per_point", 0)
+        chunk = self.points or network.preferred_chunk(device) or (_ON_CPU if device.type == "cpu" else _ELSEWHERE)
         limit = self._limit(device)
-        if per_point and limit is not None:
-            chunk = min(chunk, int(limit / per_point))
+        if network.bytes_per_point and limit is not None:
+            chunk = min(chunk, int(limit / network.bytes_per_point))
         return max(1, min(chunk, self._fits or chunk))
 
     def lower(self, tried: int, device: torch.device) -> int:
@@ -76,15 +80,3 @@ class ChunkSize:
         # What PyTorch holds but does not use is free as well.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + cached) * _SHARE_OF_FREE
-
-
-def _preferred(network: Any, device: torch.device) -> int:
-    preferred = network.preferred_chunk(device) if hasattr(network, "preferred_chunk") else None
-    return preferred or (_ON_CPU if device.type == "cpu" else _ELSEWHERE)
-
-
-def _checked_points(points: int | str | None) -> int:
-    if not isinstance(points, (int, float)) or int(points) != points or points < 1:
-        msg = f"points_per_chunk is {points!r}; expected a whole number of at least 1, or auto"
-        raise InputError(msg)
-    return int(points)

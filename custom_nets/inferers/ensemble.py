@@ -15,7 +15,12 @@ from monai.utils import convert_to_dst_type, ensure_tuple
 from torch import nn
 
 from custom_nets.errors import InputError
+from custom_nets.inferers.arguments import check_image, shown
+from custom_nets.inferers.moments import Moments
+from custom_nets.inferers.occupancy import OccupancyInferer
+from custom_nets.inferers.occupancy_ensemble import OccupancyEnsemble
 from custom_nets.io.weights import load_weights
+from custom_nets.networks.base import check_occupancy_network
 
 _ADVICE = "the networks of an ensemble are all built alike: leave this file out, or train it with the same keys"
 
@@ -25,8 +30,11 @@ class EnsembleInferer(Inferer):
 
     Members are all pairs of a network and a subset of the mirrored axes: with three axes eight for each network. A
     member sees the mirrored image, with its meta data as they are, and its result is mirrored back. Members run one
-    after the other and are summed up as they come (Welford, Technometrics 4, 1962), so that memory is that of one
-    member, two or three results, and the networks.
+    after the other and are summed up as they come, so that memory is that of one member, two or three results, and the
+    networks.
+
+    An `OccupancyInferer` searches the surfaces of the mean once, see `OccupancyEnsemble`; it queries all members at
+    the same points. There the spread is 0 at voxels that were not queried: all of them are away from any surface.
 
     Args:
         inferer: called as `inferer(image [B, C, H, W, D], network)`, returns probabilities `[B, R, H', W', D']`.
@@ -37,7 +45,8 @@ class EnsembleInferer(Inferer):
             appended as R further channels.
 
     Raises:
-        InputError: when an axis is unknown or named twice.
+        InputError: when an axis is unknown or named twice, the inferer is none, or the spread is wanted of a search
+            with a threshold below one half.
     """
 
     def __init__(
@@ -48,7 +57,7 @@ class EnsembleInferer(Inferer):
         spread: bool = False,
     ) -> None:
         super().__init__()
-        self.inferer = inferer
+        self.inferer = _checked_inferer(inferer, spread)
         self.mirror_axes = _checked_axes(() if mirror_axes is None else ensure_tuple(mirror_axes))
         self.checkpoints = () if checkpoints is None else ensure_tuple(checkpoints)
         self.spread = spread
@@ -72,13 +81,17 @@ class EnsembleInferer(Inferer):
             InputError: when the image has no three axes of space, a checkpoint cannot be read or does not fit, or the
                 inferer returns no probabilities.
         """
-        if inputs.ndim != 5:
-            msg = f"inputs: shape {list(inputs.shape)} has {inputs.ndim} axes; expected an image [B, C, H, W, D]"
-            raise InputError(msg)
-        total = _Moments(self.spread)
+        check_image(inputs)
+        members, mirrors = self._members(network), list(_subsets(self.mirror_axes))
+        if isinstance(self.inferer, OccupancyInferer):
+            if len(members) * len(mirrors) == 1 and not self.spread:
+                return self.inferer(inputs, members[0], *args, **kwargs)
+            networks = [check_occupancy_network(member, "OccupancyInferer") for member in members]
+            return self.inferer(inputs, OccupancyEnsemble(networks, mirrors, self.spread), *args, **kwargs)
+        total = Moments(self.spread)
         first: Any = None
-        for member in self._members(network):
-            for axes in _subsets(self.mirror_axes):
+        for member in members:
+            for axes in mirrors:
                 dims = [axis + 2 for axis in axes]
                 result = _checked(self.inferer(inputs.flip(dims) if dims else inputs, member, *args, **kwargs))
                 first = result if first is None else first
@@ -97,33 +110,6 @@ class EnsembleInferer(Inferer):
             self._copies = [_loaded(network.module if wrapped else network, path) for path in self.checkpoints]
             self._copied = (network, device)
         return self._copies
-
-
-class _Moments:
-    """Running mean and standard deviation of tensors of one shape, voxel by voxel."""
-
-    def __init__(self, spread: bool) -> None:
-        self.spread = spread
-        self.count = 0
-        self.mean = torch.empty(0)
-        self.squares = torch.empty(0)  # sum of squared distances from the mean
-
-    def add(self, values: torch.Tensor) -> None:
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
-        self.count += 1
-        if self.count == 1:
-            self.mean = values.clone()
-            self.squares = torch.zeros_like(values) if self.spread else self.squares
-            return
-        distance = values - self.mean
-        self.mean += distance / self.count
-        if self.spread:
-            self.squares += distance.mul_(values - self.mean)
-
-    def result(self) -> torch.Tensor:
-        if not self.spread:
-            return self.mean
-        return torch.cat((self.mean, (self.squares / self.count).sqrt_()), dim=1)
 
 
 def _loaded(network: nn.Module, path: str | Path) -> nn.Module:
@@ -145,8 +131,18 @@ def _checked(result: Any) -> Any:
     return result
 
 
+def _checked_inferer(inferer: Any, spread: bool) -> Any:
+    if isinstance(inferer, nn.Module) or not callable(inferer):
+        msg = f"inferer is {shown(inferer)}; expected one such as VolumeInferer(...); give the network in the call"
+        raise InputError(msg)
+    if spread and isinstance(inferer, OccupancyInferer) and inferer.search.threshold < 0.5:
+        msg = f"threshold is {inferer.search.threshold}; expected at least 0.5 where the spread is wanted"
+        raise InputError(msg)
+    return inferer
+
+
 def _checked_axes(axes: Sequence[int]) -> tuple[int, ...]:
     if any(axis not in (0, 1, 2) for axis in axes) or len(set(axes)) != len(axes):
-        msg = f"mirror_axes is {list(axes)}; expected some of 0 (H), 1 (W) and 2 (D), each at most once"
+        msg = f"mirror_axes is {shown(list(axes))}; expected some of 0 (H), 1 (W) and 2 (D), each at most once"
         raise InputError(msg)
     return tuple(int(axis) for axis in axes)

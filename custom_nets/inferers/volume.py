@@ -14,6 +14,8 @@ from monai.inferers import Inferer, SlidingWindowInferer
 from monai.utils import StrEnum, convert_to_dst_type, ensure_tuple_rep
 
 from custom_nets.errors import InputError
+from custom_nets.inferers.arguments import check_image, checked_choice, checked_count, is_number, shown
+from custom_nets.networks.base import divisor_of
 
 _logger = logging.getLogger(__name__)
 
@@ -43,14 +45,16 @@ class VolumeInferer(Inferer):
       as many voxels; one warning is logged.
 
     Args:
-        roi_size: sides of a window in voxels, one for all axes or one each for H, W and D; multiples of `divisor`.
+        roi_size: sides of a window in voxels, one for all axes or one each for H, W and D; multiples of the
+            divisor.
         mode: `auto`, `whole` or `windows`.
         max_whole_voxels: see mode `auto`; counts the padded voxels of the whole batch. The default, 160 x 192 x 160,
             is the grid that a brain at 1 mm fits after cropping: such a case goes whole, one that was not cropped
             (240 x 240 x 155) in windows.
         overlap: share of a window that the next one covers again, along each axis.
         sw_batch_size: windows in one forward pass.
-        divisor: sides given to the network are multiples of this.
+        divisor: sides given to the network are multiples of this; None: what the network declares (`network.divisor`, 1
+            where it declares nothing).
 
     Raises:
         InputError: when an argument is out of its range.
@@ -63,16 +67,16 @@ class VolumeInferer(Inferer):
         max_whole_voxels: int = 160 * 192 * 160,
         overlap: float = 0.5,
         sw_batch_size: int = 1,
-        divisor: int = 8,
+        divisor: int | None = None,
     ) -> None:
         super().__init__()
-        self.mode = _checked_mode(mode)
-        self.max_whole_voxels = _checked_count("max_whole_voxels", max_whole_voxels, least=0)
-        self.sw_batch_size = _checked_count("sw_batch_size", sw_batch_size)
-        self.divisor = _checked_count("divisor", divisor)
-        self.roi_size = _checked_sides(roi_size, self.divisor)
-        if not 0 <= overlap < 1:
-            msg = f"overlap is {overlap}; expected a share of the window from 0 to below 1"
+        self.mode = VolumeMode(checked_choice("mode", mode, VolumeMode))
+        self.max_whole_voxels = checked_count("max_whole_voxels", max_whole_voxels, least=0)
+        self.sw_batch_size = checked_count("sw_batch_size", sw_batch_size)
+        self.divisor = None if divisor is None else checked_count("divisor", divisor)
+        self.roi_size = _checked_sides(roi_size, self.divisor or 1)
+        if not (is_number(overlap) and 0 <= overlap < 1):
+            msg = f"overlap is {shown(overlap)}; expected a share of the window from 0 to below 1"
             raise InputError(msg)
         self.overlap = overlap
         self._too_many = math.inf  # so many voxels did not fit into memory
@@ -91,13 +95,14 @@ class VolumeInferer(Inferer):
             Probabilities `[B, R, H, W, D]`, float32, on the device and with the meta data of `inputs`.
 
         Raises:
-            InputError: when the image has no three axes of space, or the network returns no logits of its size.
+            InputError: when the image has no three axes of space, the windows do not suit the network, or it returns no
+                logits of the image's size.
         """
-        if inputs.ndim != 5:
-            msg = f"inputs: shape {list(inputs.shape)} has {inputs.ndim} axes; expected an image [B, C, H, W, D]"
-            raise InputError(msg)
+        check_image(inputs)
+        divisor = self.divisor or divisor_of(network)
+        _checked_sides(self.roi_size, divisor)
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        sides = [math.ceil(side / self.divisor) * self.divisor for side in image.shape[2:]]
+        sides = [math.ceil(side / divisor) * divisor for side in image.shape[2:]]
         voxels = len(image) * math.prod(sides)
 
         def probabilities(part: torch.Tensor) -> torch.Tensor:
@@ -162,21 +167,6 @@ def _checked_logits(logits: Any, image: torch.Tensor) -> torch.Tensor:
     raise InputError(msg)
 
 
-def _checked_mode(mode: str) -> VolumeMode:
-    known = [str(choice) for choice in VolumeMode]
-    if str(mode) not in known:
-        msg = f"mode is '{mode}'; expected one of {', '.join(known)}"
-        raise InputError(msg)
-    return VolumeMode(str(mode))
-
-
-def _checked_count(name: str, value: int, least: int = 1) -> int:
-    if int(value) != value or value < least:
-        msg = f"{name} is {value}; expected a whole number of at least {least}"
-        raise InputError(msg)
-    return int(value)
-
-
 def _checked_sides(roi_size: Sequence[int] | int, divisor: int) -> tuple[int, ...]:
     try:
         sides = ensure_tuple_rep(roi_size, 3)
@@ -185,8 +175,8 @@ def _checked_sides(roi_size: Sequence[int] | int, divisor: int) -> tuple[int, ..
         valid = False
     if not valid:
         msg = (
-            f"roi_size is {roi_size}; expected one side or three (along H, W and D) that are multiples of {divisor}, "
-            "as the network needs them"
+            f"roi_size is {shown(roi_size)}; expected one side or three (along H, W and D) that are multiples of "
+            f"{divisor}, as the network needs them"
         )
         raise InputError(msg)
     return tuple(int(side) for side in sides)

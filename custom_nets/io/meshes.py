@@ -18,7 +18,7 @@ def write_obj(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarr
     faces = ("f %d %d %d\n" * len(triangles)) % tuple((triangles + 1).ravel().tolist())  # OBJ counts from 1
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     with atomic_file(path) as file:
-        file.write_text(head + points + faces, encoding="utf-8", newline="\n")
+        file.write_text(head + points + faces, encoding="utf-8", errors="replace", newline="\n")
 
 
 def write_ply(path: str | os.PathLike, vertices: np.ndarray, triangles: np.ndarray, comment: str = "") -> None:

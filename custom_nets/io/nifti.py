@@ -17,6 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
 from custom_nets.errors import InputError
+from custom_nets.io.orientation import forms_apart, forms_as_text, millimetres_a_unit, orientation_of
 
 AFFINE_TOLERANCE = 1e-3
 """Two grids are one when no entry of their affines (mm, mm per voxel) differs by more."""
@@ -27,7 +28,16 @@ READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, Header
 SUFFIXES = (".nii.gz", ".nii")
 """The files read, the preferred suffix first."""
 
+SPACINGS = (0.01, 100.0)
+"""Voxels of medical scans are this long (mm); a header that says otherwise is wrong, most often about its unit."""
+
+LONGEST_SIDE = 5000.0
+"""No scan is longer (mm); resampled, one that claims to be would ask for more memory than there is."""
+
 _CHANNELS = "channels: "
+_GZIP_RATIO = 1032  # deflate packs no better, see zlib's technical notes
+_KINDS = {"c": "complex numbers", "V": "several numbers each (colours)"}
+_NIFTI2_BYTES = 540
 _CHUNK = 1 << 20
 _SLAB_VOXELS = 1 << 23
 _ROWS = 8
@@ -39,9 +49,12 @@ class VolumeHeader(NamedTuple):
     Args:
         path: the file.
         shape: `(x, y, z)` or `(x, y, z, channels)`; other axes of length 1 are left out.
-        affine: voxel indices to millimetres `[4, 4]`.
+        affine: voxel indices to RAS millimetres `[4, 4]`: nibabel's choice of the two forms, the unit converted.
         dtype: of the voxels as stored; None where the reader does not tell.
         channels: names of the channels of a 4D file, where its header tells them (see `describe_channels`).
+        orientation: which form the affine is, "sform", "qform", "DICOM", or "unknown" where the header sets neither.
+        forms_apart: how far apart the two forms place a corner of the volume (mm).
+        forms: what results need to state the same place, see `forms_as_text`.
     """
 
     path: str
@@ -49,6 +62,9 @@ class VolumeHeader(NamedTuple):
     affine: np.ndarray
     dtype: np.dtype | None = None
     channels: tuple[str, ...] = ()
+    orientation: str = "sform"
+    forms_apart: float = 0.0
+    forms: str = ""
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
@@ -89,34 +105,83 @@ def read_header(path: str | os.PathLike, case: str) -> VolumeHeader:
         case: the case that messages name.
 
     Raises:
-        InputError: when the file is absent, unreadable, cut short, not a volume, or has no usable affine.
+        InputError: when the file is absent, unreadable, cut short, not a volume of one number a voxel, or has no usable
+            affine.
     """
+    place = where(case, path)
     if not Path(path).is_file():
-        msg = f"{where(case, path)}: there is no such file; check the path, or copy the file there"
+        msg = f"{place}: there is no such file; check the path, or copy the file there"
         raise InputError(msg)
     try:
+        _check_voxel_sizes(path, place)
         image: Any = nib.load(path)
-        proxy = image.dataobj
+        header, proxy = image.header, image.dataobj
         promised = proxy.offset + math.prod(proxy.shape) * proxy.dtype.itemsize
+        shape = tuple(proxy.shape[:3]) + tuple(size for size in proxy.shape[3:] if size != 1)
+        apart = forms_apart(header, shape) if len(shape) >= 3 else 0.0
         held = _bytes_held(path, promised)
+    except InputError:
+        raise
     except READ_ERRORS as error:
         raise unreadable(case, path, error) from error
     if held < promised:
         msg = (
-            f"{where(case, path)}: cut short, holds {held:,} of the {promised:,} bytes that its header promises; "
+            f"{place}: cut short, holds {held:,} of the {promised:,} bytes that its header promises; "
             "download or copy it again"
         )
         raise InputError(msg)
-    shape = tuple(proxy.shape[:3]) + tuple(size for size in proxy.shape[3:] if size != 1)
-    if len(shape) < 3 or 0 in shape:
-        msg = f"{where(case, path)}: shape {shape}, expected a volume (x, y, z) or (x, y, z, channels)"
+    if len(shape) < 3 or min(shape) < 1:
+        msg = f"{place}: shape {shape}, expected a volume (x, y, z) or (x, y, z, channels); give the file of a scan"
         raise InputError(msg)
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        place = where(case, path)
+    if proxy.dtype.kind not in "iuf":
+        kind = _KINDS.get(proxy.dtype.kind, str(proxy.dtype))
+        msg = f"{place}: its voxels hold {kind}, expected one real number; save the intensities (magnitudes) alone"
+        raise InputError(msg)
+    unit = millimetres_a_unit(header)
+    affine = np.diag([unit, unit, unit, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
+    _check_affine(affine, shape, unit, place)
+    forms = forms_as_text(header, affine)
+    channels = _described_channels(image)
+    return VolumeHeader(str(path), shape, affine, proxy.dtype, channels, orientation_of(header), apart, forms)
+
+
+def _check_voxel_sizes(path: str | os.PathLike, place: str) -> None:
+    """Checks the voxel sizes where the affine depends on them: nibabel would replace 0 by 1."""
+    with _open(path) as file:
+        block = file.read(_NIFTI2_BYTES)
+    kind = nib.Nifti2Header if nib.Nifti2Header.may_contain_header(block) else nib.Nifti1Header
+    if len(block) < kind.sizeof_hdr:
+        return  # nibabel says so
+    header = kind(block[: kind.sizeof_hdr], check=False)
+    sizes = np.abs(header["pixdim"][1:4])
+    if int(header["sform_code"]) <= 0 and not (np.isfinite(sizes).all() and sizes.all()):
+        found = " x ".join(f"{size:g}" for size in sizes)
+        msg = f"{place}: voxel size {found} in its header (pixdim), expected three lengths above 0; repair the header"
+        raise InputError(msg)
+
+
+def _check_affine(affine: np.ndarray, shape: tuple[int, ...], unit: float, place: str) -> None:
+    """Checks that an affine (mm) is one of a scan."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod():
         msg = f"{place}: unusable affine {affine.tolist()} (singular or NaN); repair the header's sform or qform"
         raise InputError(msg)
-    return VolumeHeader(str(path), shape, affine, proxy.dtype, _described_channels(image))
+    least, most = SPACINGS
+    if not (lengths.min() >= least and lengths.max() <= most):
+        found = " x ".join(f"{length:g}" for length in lengths)
+        said = "" if unit == 1 else f" (its unit is {'the metre' if unit > 1 else 'the micron'})"
+        msg = (
+            f"{place}: voxels of {found} mm{said}, expected {least:g} to {most:g} mm; "
+            "correct the spacing or the unit in the header"
+        )
+        raise InputError(msg)
+    sides = lengths * shape[:3]
+    if sides.max() > LONGEST_SIDE:
+        found = " x ".join(f"{side:,.0f}" for side in sides)
+        msg = (
+            f"{place}: a volume of {found} mm, expected at most {LONGEST_SIDE:,.0f}; correct the spacing in the header"
+        )
+        raise InputError(msg)
 
 
 def describe_channels(names: Sequence[str]) -> str:
@@ -174,7 +239,7 @@ def read_voxels(
         image: Any = nib.load(path)
         if not str(path).lower().endswith(".gz"):
             return _voxels(image.dataobj, dtype, out)
-        with gzip.open(path, "rb") as file:
+        with _open(path) as file:
             voxels = _voxels(type(image).from_stream(file).dataobj, dtype, out)
             while file.read(_CHUNK):  # the checksum is behind the last byte
                 pass
@@ -197,6 +262,11 @@ def _voxels(proxy: Any, dtype: DTypeLike | None, out: np.ndarray | None) -> np.n
     return voxels
 
 
+def _open(path: str | os.PathLike) -> Any:
+    """Opens a file for reading, unpacked on the way where its name says gzip."""
+    return gzip.open(path, "rb") if str(path).lower().endswith(".gz") else open(path, "rb")
+
+
 def _bytes_held(path: str | os.PathLike, promised: int) -> int:
     """Returns the bytes in a file once unpacked; of a gzip file counted only when its trailer does not confirm them."""
     size = os.path.getsize(path)
@@ -206,7 +276,8 @@ def _bytes_held(path: str | os.PathLike, promised: int) -> int:
         file.seek(-4, os.SEEK_END)
         # RFC 1952, 2.3.1: ISIZE, the unpacked size modulo 2**32, ends each member.
         trailer = int.from_bytes(file.read(4), "little")
-    return promised if trailer == promised % 2**32 else _count_unpacked(path, promised)
+    may_hold = promised < 2**32 and promised <= size * _GZIP_RATIO
+    return promised if may_hold and trailer == promised else _count_unpacked(path, promised)
 
 
 def _count_unpacked(path: str | os.PathLike, enough: int) -> int:

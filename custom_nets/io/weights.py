@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_nets.errors import InputError, first_names
+from custom_nets.io.files import atomic_file
 
 _ENTRIES = ("network", "model")  # where the whole state of a run holds the network
 _ADVICE = "give the file that belongs to this network, or build the network as it was trained"
@@ -24,19 +26,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         path: file that `torch.save` or MONAI's `CheckpointSaver` wrote.
 
     Raises:
-        InputError: when the file is absent, damaged, holds code, or holds no state dict.
+        InputError: when the file is absent, damaged, holds code, no state dict, or numbers that are not finite.
     """
-    if not Path(path).is_file():
-        msg = f"{path}: there is no such file; give a file of weights, such as model.pt"
-        raise InputError(msg)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as almost any exception, depending on the byte
-        msg = (
-            f"{path}: cannot be read as a file of plain tensors (it is damaged, or holds code, which is never run); "
-            "copy it again, or save the network's state dict alone"
-        )
-        raise InputError(msg) from error
+    content = read_tensors(path)
     inner = [content[name] for name in _ENTRIES if isinstance(content, dict) and isinstance(content.get(name), dict)]
     state = inner[0] if inner else content
     if not _is_state_dict(state):
@@ -45,10 +37,66 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "give a file that was saved from network.state_dict(), such as model.pt"
         )
         raise InputError(msg)
+    wrong = names_not_finite(state)
+    if wrong:
+        msg = (
+            f"{path}: weights are not finite (NaN or infinite) in {len(wrong)} tensors: {first_names(wrong)}; they "
+            "come from a training that failed: give an earlier file"
+        )
+        raise InputError(msg)
     return state
 
 
-def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) -> None:
+def read_tensors(path: str | Path) -> Any:
+    """Reads what `torch.save` wrote onto the CPU, after comparing it with its own checksums; code is never run.
+
+    Raises:
+        InputError: when the file is absent, damaged, or holds code.
+    """
+    if not Path(path).is_file():
+        msg = f"{path}: there is no such file; give a file of weights, such as model.pt"
+        raise InputError(msg)
+    try:
+        if zipfile.is_zipfile(path):  # PyTorch before 1.6 wrote others
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # PyTorch itself does not compare
+            if damaged is not None:
+                raise zipfile.BadZipFile(damaged)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage shows as almost any exception, depending on the byte
+        msg = (
+            f"{path}: cannot be read as a file of plain tensors (it is damaged, or holds code, which is never run); "
+            "copy it again, or save the network's state dict alone"
+        )
+        raise InputError(msg) from error
+
+
+def save_tensors(path: str | Path, content: Any, before: Callable[[], None] | None = None) -> None:
+    """Writes what `read_tensors` reads, whole or not at all; the same content gives the same bytes.
+
+    Args:
+        path: the file.
+        content: tensors, numbers and texts in dicts, lists and tuples.
+        before: see `atomic_file`.
+
+    Raises:
+        InputError: when it cannot be written, such as on a full disk; a file that was there is as it was.
+    """
+    try:
+        with atomic_file(path, before) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # PyTorch tells a full disk as the latter
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        msg = f"{path}: cannot be written ({reason}), what was there is as it was; free space, or give another folder"
+        raise InputError(msg) from error
+
+
+def names_not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Returns the names of the tensors that hold NaN or infinite numbers."""
+    return [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+
+
+def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) -> dict[str, Tensor]:
     """Loads a file into a network; every name and shape must fit.
 
     Args:
@@ -56,12 +104,28 @@ def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) ->
         path: see `read_state_dict`.
         advice: what the person should do when the file does not fit, the end of the message.
 
+    Returns:
+        What the file holds.
+
     Raises:
         InputError: when the file cannot be read, or does not fit the network (which is then partly loaded).
     """
     state = read_state_dict(path)
-    wrapped = isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel))
-    model: Any = network.module if wrapped else network
+    found = load_state(network, state)
+    if found:
+        msg = f"{path}: does not fit the network: {found}; {advice}"
+        raise InputError(msg)
+    return state
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """Loads a state dict into a network, and returns what does not fit, see `describe_misfit`; empty where all fits.
+
+    Args:
+        network: on any device; may be wrapped in DistributedDataParallel or DataParallel.
+        state: names to tensors.
+    """
+    model = unwrapped(network)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     misshaped = [name for name in state if name in wanted and state[name].shape != wanted[name].shape]
     fitting = {name: tensor for name, tensor in state.items() if name not in misshaped} if misshaped else state
@@ -69,10 +133,14 @@ def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) ->
     result = model.load_state_dict(fitting, strict=False)
     missing = [name for name in result.missing_keys if name not in misshaped]
     shapes = [f"{name} ({tuple(state[name].shape)}, expected {tuple(wanted[name].shape)})" for name in misshaped]
-    found = describe_misfit(missing, result.unexpected_keys, shapes)
-    if found:
-        msg = f"{path}: does not fit the network: {found}; {advice}"
-        raise InputError(msg)
+    return describe_misfit(missing, result.unexpected_keys, shapes)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Returns the network itself, where it is wrapped in DistributedDataParallel or DataParallel."""
+    wrapped = isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel))
+    module: Any = network.module if wrapped else network
+    return module
 
 
 def describe_misfit(missing: Sequence[str], unexpected: Sequence[str], misshaped: Sequence[str]) -> str:

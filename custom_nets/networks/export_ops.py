@@ -42,7 +42,7 @@ def resize_plainly(volume: Tensor, grid: list[int]) -> Tensor:
 
 
 @_scripted_when_traced
-def reduce_plainly(volume: Tensor, lengths: list[int], parts: int) -> Tensor:
+def downsample_plainly(volume: Tensor, lengths: list[int], parts: int) -> Tensor:
     """Resizes an image `[B, C, H, W, D]` to whole cells, each divided into `parts` along each axis.
 
     Args:
@@ -59,7 +59,7 @@ def reduce_plainly(volume: Tensor, lengths: list[int], parts: int) -> Tensor:
 
 
 @_scripted_when_traced
-def reduce_in_mm_plainly(volume: Tensor, spacing: Tensor, lengths: list[float], parts: int) -> Tensor:
+def downsample_in_mm_plainly(volume: Tensor, spacing: Tensor, lengths: list[float], parts: int) -> Tensor:
     """Likewise to cells of lengths in mm, of an image whose items have the spacing `[B, 3]`."""
     grid: list[int] = []
     for axis in range(3):
@@ -154,24 +154,13 @@ def sample_windows_plainly(image: Tensor, points: Tensor, step: Tensor, size: in
 
 
 @_scripted_when_traced
-def scale_plainly(points: Tensor, image: Tensor, shift: float, centred: bool) -> Tensor:
-    """Positions `[B, N, 3]` as shares of the image's sides.
-
-    Args:
-        points: positions in voxels.
-        image: `[B, C, H, W, D]`.
-        shift: added first.
-        centred: False: 0 to 1 over the whole sides; True: -1 to 1 from the first voxel to the last.
-    """
-    parts = []
+def sides_plainly(image: Tensor) -> Tensor:
+    """`image_sides` of `[B, C, H, W, D]`: float32 `[3]`."""
+    sides = []
     for axis in range(3):
-        position = points[:, :, axis].float() + shift
-        if centred:
-            last = torch.arange(image.size(axis + 2), device=points.device)[-1].clamp(min=1)
-            parts.append(position * (2 / last) - 1)
-        else:
-            parts.append(position / image.size(axis + 2))
-    return torch.stack(parts, dim=-1)
+        # A number in a tensor stays open while tracing.
+        sides.append(torch.arange(image.size(axis + 2), device=image.device)[-1] + 1)
+    return torch.stack(sides).float()
 
 
 @_scripted_when_traced

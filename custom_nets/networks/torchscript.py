@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from monai.networks.utils import eval_mode
@@ -20,6 +22,7 @@ class ScriptedNetwork(nn.Module):
     def __init__(self, network: nn.Module, in_channels: int) -> None:
         super().__init__()
         example = _example_image(network, in_channels)
+        self.divisor = int(getattr(network, "divisor", 1))
         self.network = _trace(network, network, example)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,11 +43,11 @@ class ScriptedOccupancyNetwork(nn.Module):
         image = _example_image(network, network.in_channels)
         spacing = torch.ones(1, 3, device=image.device)
         points = torch.zeros(1, 2, 3, dtype=torch.int64, device=image.device)
-        encoder, decoder = TensorEncoder(network), TensorDecoder(network)
         with eval_mode(network):
-            latent = encoder(image, spacing)
-        self.encoder = _trace(network, encoder, image, spacing)
-        self.decoder = _trace(network, decoder, latent, image, points)
+            example = network.encode_spaced(image, spacing)
+        latent = list(latent_tensors(example).values())
+        self.encoder = _trace(network, TensorEncoder(network), image, spacing)
+        self.decoder = _trace(network, TensorDecoder(network, LatentLayout.of(example)), latent, image, points)
 
     def forward(self, image: Tensor, spacing: Tensor | None = None) -> Tensor:
         """Dense logits `[B, R, H, W, D]` of an image `[B, C, H, W, D]`."""
@@ -84,13 +87,14 @@ class TensorEncoder(nn.Module):
 class TensorDecoder(nn.Module):
     """`decode` of an occupancy network, with a list of tensors for the latent."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, layout: LatentLayout) -> None:
         super().__init__()
         self.network = network
+        self.layout = layout
 
     def forward(self, latent: list[Tensor], image: Tensor, points: Tensor) -> Tensor:
         """Decodes voxels `[B, N, 3]` of the image to logits `[B, N, R]`."""
-        return self.network.decode(self.network.latent_of(latent), image, points)
+        return self.network.decode(self.layout.restore(latent), image, points)
 
 
 def latent_tensors(latent: Any) -> dict[str, Tensor]:
@@ -102,6 +106,29 @@ def latent_tensors(latent: Any) -> dict[str, Tensor]:
         elif value is not None:
             tensors[name] = value
     return tensors
+
+
+class LatentLayout(NamedTuple):
+    """How a latent is made of the tensors that `latent_tensors` gives.
+
+    Attributes:
+        kind: class of the latent, a named tuple.
+        counts: tensors of each field: so many in a tuple, None for one by itself, 0 for none.
+    """
+
+    kind: type
+    counts: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, latent: Any) -> LatentLayout:
+        """The layout of a latent."""
+        return cls(type(latent), tuple(len(v) if isinstance(v, tuple) else 0 if v is None else None for v in latent))
+
+    def restore(self, tensors: Sequence[Tensor]) -> Any:
+        """The latent that has these tensors."""
+        left = iter(tensors)
+        fields = [next(left) if n is None else tuple(islice(left, n)) or None for n in self.counts]
+        return self.kind(*fields)
 
 
 def _trace(network: nn.Module, part: nn.Module, *inputs: Any) -> torch.jit.ScriptModule:

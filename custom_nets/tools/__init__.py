@@ -1,33 +1,38 @@
 """What a person at the keyboard uses and no packed bundle carries: commands, phantoms, conversion, packing, export."""
 
-from custom_nets.tools.conversion.ossnet_weights import convert_ossnet_checkpoint, convert_ossnet_state_dict
-from custom_nets.tools.conversion.segresnet_weights import convert_segresnet_checkpoint, convert_segresnet_state_dict
-from custom_nets.tools.download import download_msd
-from custom_nets.tools.export.bundle import export_bundle, format_exports
-from custom_nets.tools.fetching import fetch_bundle
-from custom_nets.tools.memory import estimate_bundle_memory
-from custom_nets.tools.packing import pack_bundle
-from custom_nets.tools.phantoms.abdomen import abdomen_phantom, write_abdomen_phantoms
-from custom_nets.tools.phantoms.brain import brain_phantom, write_brain_phantoms
-from custom_nets.tools.stacking import stack_case
-from custom_nets.tools.submission import check_submission, write_submission
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "abdomen_phantom",
-    "brain_phantom",
-    "check_submission",
-    "convert_ossnet_checkpoint",
-    "convert_ossnet_state_dict",
-    "convert_segresnet_checkpoint",
-    "convert_segresnet_state_dict",
-    "download_msd",
-    "estimate_bundle_memory",
-    "export_bundle",
-    "fetch_bundle",
-    "format_exports",
-    "pack_bundle",
-    "stack_case",
-    "write_abdomen_phantoms",
-    "write_brain_phantoms",
-    "write_submission",
-]
+_MODULES = {
+    "abdomen_phantom": "phantoms.abdomen",
+    "brain_phantom": "phantoms.brain",
+    "build_bundle": "bundle_builder",
+    "check_submission": "submission",
+    "convert_ossnet_checkpoint": "conversion.ossnet_weights",
+    "convert_ossnet_state_dict": "conversion.ossnet_weights",
+    "convert_segresnet_checkpoint": "conversion.segresnet_weights",
+    "convert_segresnet_state_dict": "conversion.segresnet_weights",
+    "download_msd": "download",
+    "estimate_bundle_memory": "memory",
+    "export_bundle": "export.bundle",
+    "fetch_bundle": "fetching",
+    "format_exports": "export.bundle",
+    "pack_bundle": "packing",
+    "stack_case": "stacking",
+    "write_abdomen_phantoms": "phantoms.abdomen",
+    "write_brain_phantoms": "phantoms.brain",
+    "write_bundle": "bundle_builder",
+    "write_submission": "submission",
+}
+"""Where each public name is; imported when it is asked for, so that `custom-nets --help` imports no torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        msg = f"module '{__name__}' has no attribute '{name}'"
+        raise AttributeError(msg)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)

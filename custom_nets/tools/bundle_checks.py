@@ -14,6 +14,7 @@ from monai.bundle.properties import InferProperties, MetaProperties, TrainProper
 from monai.utils import BundleProperty, BundlePropertyConfig
 
 from custom_nets.errors import InputError
+from custom_nets.io.model_settings import take_over
 from custom_nets.io.weights import load_weights
 from custom_nets.tools.bundle_config import METADATA, read_metadata
 
@@ -91,7 +92,7 @@ def _link_faults(bundle: Path) -> Iterator[str]:
 def _config(bundle: Path, name: str) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / f"{name}.json"))
-    parser["device"] = torch.device("cpu")
+    parser.update({"bundle_root": str(bundle), "device": torch.device("cpu")})
     return parser
 
 
@@ -121,6 +122,7 @@ def _weight_faults(bundle: Path, config: ConfigParser, untrained: bool) -> Itera
             yield f"{WEIGHTS}: missing; train the bundle, convert published weights, or pack it with --untrained true"
         return
     try:
+        take_over(config, (), bundle / "configs")
         load_weights(config.get_parsed_content("network_def"), weights)
     except InputError as error:
         yield str(error)

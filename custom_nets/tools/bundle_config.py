@@ -9,8 +9,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 
+from custom_nets.bundle_keys import check_keys, set_keys
 from custom_nets.errors import InputError
 from custom_nets.io.files import parse_json_object
+from custom_nets.io.model_settings import take_over
 
 METADATA = "configs/metadata.json"
 
@@ -31,7 +33,7 @@ def read_metadata(bundle: str | Path) -> dict[str, Any]:
 def read_bundle(
     bundle: str | Path, configs: str | Sequence[str] = (), keys: dict[str, Any] | None = None
 ) -> tuple[ConfigParser, int]:
-    """Reads what a run of a bundle's inference would.
+    """Reads what a run of a bundle's inference would, with the keys that its model was trained with.
 
     Args:
         bundle: its folder.
@@ -42,7 +44,7 @@ def read_bundle(
         The configs, and the number of channels of an image.
 
     Raises:
-        InputError: when the folder is no bundle, or a config is missing.
+        InputError: when the folder is no bundle, a config is missing or no JSON, or a key is unknown or makes no sense.
     """
     metadata = read_metadata(bundle)
     files = [Path(bundle) / "configs" / f"{name}.json" for name in ("inference", *ensure_tuple(configs))]
@@ -50,9 +52,13 @@ def read_bundle(
         if not file.is_file():
             msg = f"{file}: there is no such file; expected the folder of a bundle, and names of its configs"
             raise InputError(msg)
+        parse_json_object(file.read_bytes(), file, "correct it")
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
-    parser.update({"bundle_root": str(bundle), **(keys or {})})
+    parser.update({"bundle_root": str(bundle)})
+    set_keys(parser, keys or {})
+    check_keys(parser, Path(bundle) / "configs", keys or {})
+    take_over(parser, keys or {}, files[0].parent)
     return parser, metadata["network_data_format"]["inputs"]["image"]["num_channels"]
 
 

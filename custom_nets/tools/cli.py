@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import re
 import sys
+import traceback
 from importlib.metadata import PackageNotFoundError, version
+from json import dumps
 from pathlib import Path
-
-import fire
+from typing import Literal
 
 import custom_nets
-from custom_nets.errors import InputError, find_input_error
+from custom_nets.errors import InputError, explain
+from custom_nets.tools.command_line import Verb, run_command
 
 
 def phantom(
-    dataset: str,
+    dataset: Literal["brats", "lits"],
     directory: str,
     cases: int = 16,
-    shape: tuple | None = None,
+    shape: tuple[int, ...] | None = None,
     seed: int = 0,
     style: str = "standard",
-    spacing: float | tuple | None = None,
+    spacing: float | tuple[float, ...] | None = None,
 ) -> None:
     """Writes synthetic cases in the layout of a release, for trying things out without data.
 
@@ -36,17 +36,15 @@ def phantom(
             scanners).
         spacing: of lits, typical millimetres between voxels, or three exact ones; none draws what LiTS has.
     """
-    from custom_nets.tools import write_abdomen_phantoms, write_brain_phantoms
+    from custom_nets.tools.phantoms.abdomen import write_abdomen_phantoms
+    from custom_nets.tools.phantoms.brain import write_brain_phantoms
 
     if dataset == "brats":
         _refuse(dataset, spacing=spacing)
-        write_brain_phantoms(directory, cases, shape or (240, 240, 155), seed, style=str(style))
-    elif dataset == "lits":
+        write_brain_phantoms(directory, cases, shape or (240, 240, 155), seed, style=style)
+    else:
         _refuse(dataset, shape=shape, style=None if style == "standard" else style)
         write_abdomen_phantoms(directory, cases, spacing, seed)
-    else:
-        msg = f"dataset '{dataset}' is unknown; expected brats or lits"
-        raise InputError(msg)
     print(f"{cases} synthetic cases are in {directory}")
 
 
@@ -65,67 +63,71 @@ def download(task: str, directory: str) -> None:
         task: such as Task01_BrainTumour (7 GB) or Task03_Liver (27 GB).
         directory: folder to unpack to.
     """
-    from custom_nets.tools import download_msd
+    from custom_nets.tools.download import download_msd
 
     print(f"{task} is in {download_msd(task, directory)}")
 
 
-def check(directory: str, missing_modalities: bool = False) -> None:
-    """Lists what is recognised in a folder of brain or liver cases, and every fault; reads headers only.
+def check(
+    directory: str,
+    dataset: str | None = None,
+    modalities: tuple[str, ...] | None = None,
+    missing_modalities: bool = False,
+) -> None:
+    """Tells what is recognised in a folder of cases, why, and lists every fault; reads headers only.
 
     Args:
         directory: as `dataset_dir` of the bundles.
-        missing_modalities: whether a brain case may lack modalities, for a model trained with modality_dropout.
+        dataset: name or file of the record of the data set; default: it is recognised.
+        modalities: channels that a model sees, such as FLAIR,T1,T1ce,T2; default: those of the data set.
+        missing_modalities: whether a case may lack modalities, for a model trained with modality_dropout.
     """
-    from custom_nets.datasets import (
-        brats_datalist,
-        check_ct_case,
-        check_datalist,
-        describe_cases,
-        lits_datalist,
-        recognise,
-    )
+    from functools import partial
 
-    kind = recognise(directory)
-    if kind == "lits":
-        items = lits_datalist(directory, labels="optional", check=False)
-        good, faults = check_datalist(items, check=check_ct_case)
-        notes = describe_cases(good)
-    else:
-        items = brats_datalist(directory, labels="optional", check=False, missing_modalities=missing_modalities)
-        good, faults = check_datalist(items, missing_modalities)
-        notes = []
-    schemes = ", ".join(sorted({item["scheme"] for item in good}))
-    labelled = sum("label" in item for item in good)
-    name = {"brats": "brain", "lits": "liver"}[kind]
-    print(
-        f"{len(items)} {name} cases, {len(good)} without fault ({labelled} with a label; "
-        f"label numbers: {schemes or 'none'})"
+    from custom_nets.datasets import check_case, check_datalist, describe_cases, recognise
+    from custom_nets.datasets.datalists import items_of
+
+    found = recognise(directory, dataset, modalities)
+    items = items_of(found, modalities, missing_modalities)
+    good, faults = check_datalist(
+        items, partial(check_case, modalities=modalities, missing_modalities=missing_modalities)
     )
-    for note in notes:
+    for entry in found:
+        name = f"{entry.record.title} ({entry.record.name})" if entry.record else "of an unknown data set"
+        print(f"{len(entry.cases)} cases: {name}; recognised by: {entry.reason}")
+        if entry.record:
+            labels = entry.record.labels
+            numbers = ", ".join(f"{number} {meaning}" for number, meaning in labels.names) if labels else "none"
+            regions = f"; regions: {', '.join(labels.region_names)}" if labels else ""
+            print(f"channels: {', '.join(entry.record.channel_names)}; label numbers: {numbers}{regions}")
+    labelled = sum("label" in item for item in good)
+    print(f"{len(items)} cases, {len(good)} without fault ({labelled} with a label)")
+    for note in describe_cases(good):
         print(note)
     if faults:
         raise InputError("\n".join([f"{len(faults)} cases cannot be used:", *faults]))
 
 
-def stack(case: str, output: str) -> None:
-    """Stacks the four modalities of a case into one 4D file, as MONAI Label needs it.
+def stack(case: str, output: str, dataset: str | None = None, modalities: tuple[str, ...] | None = None) -> None:
+    """Stacks the files of a case, one a modality, into one 4D file, as MONAI Label needs it.
 
     Args:
         case: folder of one case.
         output: file to write (.nii.gz).
+        dataset: name or file of the record of the data set; default: it is recognised.
+        modalities: channels in order, such as FLAIR,T1,T1ce,T2; default: those of the data set.
     """
-    from custom_nets.datasets import brats_datalist
-    from custom_nets.tools import stack_case
+    from custom_nets.datasets import datalist
+    from custom_nets.tools.stacking import stack_case
 
-    items = brats_datalist(case, labels="ignore")
+    items = datalist(case, "ignore", dataset=dataset, modalities=modalities)
     if len(items) != 1 or isinstance(items[0]["image"], str):
-        msg = f"{case}: expected the folder of one case with four files, found {len(items)} cases"
+        msg = f"{case}: expected the folder of one case with a file a modality, found {len(items)} cases"
         raise InputError(msg)
-    print(f"wrote {stack_case(items[0]['image'], output)}")
+    print(f"wrote {stack_case(items[0]['image'], output, modalities)}")
 
 
-def convert_ossnet(source: str, target: str, variant: str = "c", dataset: str = "brats") -> None:
+def convert_ossnet(source: str, target: str, variant: str = "c", dataset: Literal["brats", "lits"] = "brats") -> None:
     """Converts a checkpoint of the published OSS-Net to this project's names.
 
     Args:
@@ -134,9 +136,9 @@ def convert_ossnet(source: str, target: str, variant: str = "c", dataset: str = 
         variant: onet, a, b, c or d.
         dataset: brats or lits.
     """
-    from custom_nets.tools import convert_ossnet_checkpoint
+    from custom_nets.tools.conversion.ossnet_weights import convert_ossnet_checkpoint
 
-    net = convert_ossnet_checkpoint(source, target, str(variant), dataset)
+    net = convert_ossnet_checkpoint(source, target, variant, dataset)
     count = sum(parameter.numel() for parameter in net.parameters())
     print(f"wrote {target}: OSS-Net {variant} for {dataset}, {count:,} parameters")
 
@@ -148,13 +150,13 @@ def convert_segresnet(source: str, target: str) -> None:
         source: the zoo's models/model.pt.
         target: file to write; the bundle loads it as models/model.pt with the keys that are printed.
     """
-    from custom_nets.tools import convert_segresnet_checkpoint
+    from custom_nets.tools.conversion.segresnet_weights import convert_segresnet_checkpoint
 
     net = convert_segresnet_checkpoint(source, target)
     print(f"wrote {target}; use it with --init_filters {net.init_filters} --final_norm true")
 
 
-def submission(results: str, output: str, release: int, dataset_dir: str | None = None) -> None:
+def submission(results: str, output: str, *, release: int, dataset_dir: str | None = None) -> None:
     """Checks the results of an inference for the challenge, and packs them when there is no fault.
 
     Args:
@@ -163,7 +165,7 @@ def submission(results: str, output: str, release: int, dataset_dir: str | None 
         release: year of the challenge, 2018 to 2024.
         dataset_dir: the cases that were inferred; needed for results that no bundle of ours wrote.
     """
-    from custom_nets.tools import write_submission
+    from custom_nets.tools.submission import write_submission
 
     number = write_submission(results, output, release, dataset_dir)
     print(f"wrote {output}: {number} cases, no fault found")
@@ -175,20 +177,14 @@ def scores(file: str) -> None:
     Args:
         file: metrics.json, as the bundles' evaluation writes it.
     """
-    path = Path(file)
-    if not path.is_file():
-        msg = f"{file}: there is no such file; run the evaluation of a bundle first"
-        raise InputError(msg)
-    report = json.loads(path.read_text(encoding="utf-8"))
-    columns = list(next(iter(report["summary"].values())))
-    print(f"{len(report['cases'])} cases, mean (median)")
-    print("".join(["region".ljust(8), *(column.rjust(20) for column in columns)]))
-    for region, numbers in report["summary"].items():
-        cells = (f"{numbers[c]['mean']:.3f} ({numbers[c]['median']:.3f})".rjust(20) for c in columns)
-        print("".join([region.ljust(8), *cells]))
+    from custom_nets.tools.score_table import format_scores
+
+    print(format_scores(file))
 
 
-def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (), **keys: object) -> None:
+def memory(
+    bundle: str, *, shape: tuple[int, ...], device: str = "", configs: tuple[str, ...] = (), **keys: object
+) -> None:
     """Estimates the memory that the inference of a volume will take, without running it.
 
     Args:
@@ -200,7 +196,7 @@ def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (
     """
     import torch
 
-    from custom_nets.tools import estimate_bundle_memory
+    from custom_nets.tools.memory import estimate_bundle_memory
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     parts = estimate_bundle_memory(bundle, shape, device, configs, keys)
@@ -208,6 +204,18 @@ def memory(bundle: str, shape: tuple, device: str = "", configs: str | tuple = (
     print("".join(f"{name:<10}{size:8.2f} GiB\n" for name, size in parts.items()) + f"{'peak':<10}{peak:8.2f} GiB")
     beside = "workspaces of its convolutions" if device.startswith("cuda") else "Python and PyTorch (about 0.4 GiB)"
     print(f"on {device}, besides {beside}; encoder and points are not held together")
+
+
+def build_bundles(folder: str = "bundles") -> None:
+    """Builds the configs of this project's bundles anew from their source, custom_nets/tools/bundle_source.
+
+    Args:
+        folder: of all bundles.
+    """
+    from custom_nets.tools.bundle_builder import SPECIFICATIONS, write_bundle
+
+    changed = [file for spec in SPECIFICATIONS for file in write_bundle(spec, Path(folder) / spec.stem)]
+    print("\n".join([*(f"wrote {file}" for file in changed), f"{len(SPECIFICATIONS)} bundles are up to date"]))
 
 
 def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
@@ -219,13 +227,15 @@ def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "")
         untrained: whether the bundle may lack weights.
         url: address under which the zip will lie, such as that of a GitHub release's files.
     """
-    from custom_nets.tools import pack_bundle
+    from custom_nets.tools.packing import pack_bundle
 
     file = pack_bundle(bundle, out, untrained, url)
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
-def fetch(name: str, source: str, bundle_dir: str = ".", version: str | None = None, repo: str | None = None) -> None:
+def fetch(
+    name: str, *, source: str, bundle_dir: str = ".", version: str | None = None, repo: str | None = None
+) -> None:
     """Fetches a released bundle, checks it, and puts it in place of an older one.
 
     Args:
@@ -235,10 +245,9 @@ def fetch(name: str, source: str, bundle_dir: str = ".", version: str | None = N
         version: such as 0.1.0; default: the newest.
         repo: OWNER/NAME/TAG of a GitHub release.
     """
-    from custom_nets.tools import fetch_bundle
+    from custom_nets.tools.fetching import fetch_bundle
 
-    number = None if version is None else str(version)
-    folder, kept = fetch_bundle(name, source, bundle_dir, number, repo, progress=sys.stderr.isatty())
+    folder, kept = fetch_bundle(name, source, bundle_dir, version, repo, progress=sys.stderr.isatty())
     if kept:
         print(f"the bundle that was there held files of your own: it is kept as {kept}")
     print(f"{name} is in {folder}; its docs/README.md tells how to run it")
@@ -246,10 +255,11 @@ def fetch(name: str, source: str, bundle_dir: str = ".", version: str | None = N
 
 def export(
     bundle: str,
+    *,
     out: str,
-    format: str = "onnx",  # noqa: A002 (the word that people type)
-    configs: str | tuple = (),
-    shape: tuple | None = None,
+    format: Literal["onnx", "torchscript"] = "onnx",  # noqa: A002 (the word that people type)
+    configs: tuple[str, ...] = (),
+    shape: tuple[int, ...] | None = None,
     dynamic: bool = True,
     untrained: bool = False,
     **keys: object,
@@ -266,29 +276,29 @@ def export(
         untrained: export random weights, to try it out.
         keys: keys of the configs, as in a run: `--load_model FILE`, `--variant c`.
     """
-    from custom_nets.tools import export_bundle, format_exports
+    from custom_nets.tools.export.bundle import export_bundle, format_exports
 
     sizes = {} if shape is None else {"shape": shape}
     files = export_bundle(bundle, out, format, configs, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
     print(format_exports(files))
 
 
-def info(**options: bool) -> None:
+def info(json: bool = False) -> None:
     """Prints versions and devices, for bug reports.
 
     Args:
-        options: `--json` prints one JSON object.
+        json: print one JSON object.
     """
     facts = _facts()
     lines = [f"{name}: {value}" for name, value in facts.items()]
-    print(json.dumps(facts, indent=2) if options.pop("json", False) else "\n".join(lines))
+    print(dumps(facts, indent=2) if json else "\n".join(lines))
 
 
 def _facts() -> dict[str, str]:
     import torch
 
     facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "itk", "matplotlib"):
+    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "itk", "matplotlib"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -298,7 +308,9 @@ def _facts() -> dict[str, str]:
     return facts
 
 
-VERBS = {
+ABOUT = "Data, weights and releases of the bundles; training and inference are `python -m monai.bundle run`."
+
+VERBS: dict[str, Verb] = {
     "phantom": phantom,
     "download": download,
     "check": check,
@@ -308,6 +320,7 @@ VERBS = {
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
     "memory": memory,
+    "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,
     "export": export,
@@ -315,28 +328,19 @@ VERBS = {
 }
 
 
-def join_numbers(arguments: list[str]) -> list[str]:
-    """Joins the numbers after an option to one list, as fire does not: `--shape 96 96 64` to `--shape=[96,96,64]`.
-
-    >>> join_numbers(["phantom", "--shape", "96", "96", "64", "--seed", "1"])
-    ['phantom', '--shape=[96,96,64]', '--seed', '1']
-    """
-    line = "\0".join(arguments)
-    number = r"\0(-?\d+(?:\.\d+)?)(?=\0|$)"
-    pattern = re.compile(rf"(?:^|(?<=\0))(--[\w-]+)((?:{number}){{2,}})")
-    joined = pattern.sub(lambda match: f"{match[1]}=[{match[2].strip(chr(0)).replace(chr(0), ',')}]", line)
-    return joined.split("\0") if line else []
-
-
 def main() -> None:
-    """Runs the command line; bad input ends it with one line and exit status 2."""
+    """Runs the command line; an error ends it with what a person should read, and exit status 2."""
+    arguments = sys.argv[1:]
     try:
-        fire.Fire(VERBS, command=join_numbers(sys.argv[1:]), name=Path(sys.argv[0]).name)
+        run_command(arguments, VERBS, "custom-nets", custom_nets.__version__, ABOUT)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # what reads our lines wants no more of them
+        sys.stderr.close()
+        sys.exit(0)
     except Exception as error:
-        message = find_input_error(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from custom_nets.inferers.memory import estimate_memory
-from custom_nets.networks.base import OccupancyNetworkBase
 from custom_nets.tools.bundle_config import check_shape, read_bundle
-
-_MULTIPLE = 8  # sides that convolutional networks take
 
 
 def estimate_bundle_memory(
@@ -40,10 +36,17 @@ def estimate_bundle_memory(
     parser.update({"device": target})
     network = parser.get_parsed_content("network_def")
     half = bool(parser.get_parsed_content("amp")) and target.type == "cuda"
-    if isinstance(network, OccupancyNetworkBase):
-        inferer = parser.get_parsed_content("inferer")
-        # Liver CT stays in half precision, see the bundle's preprocessing.
-        dtype = torch.float16 if "WindowHounsfieldd" in str(parser["preprocessing"]) else torch.float32
-        return estimate_memory(network, inferer, (channels, *shape), target, dtype, torch.bfloat16 if half else None)
-    sides = [math.ceil(side / _MULTIPLE) * _MULTIPLE for side in shape]
-    return estimate_memory(network, None, (channels, *sides), target, autocast=torch.bfloat16 if half else None)
+    return estimate_memory(
+        network,
+        parser.get_parsed_content("inferer"),
+        (channels, *shape),
+        target,
+        _image_dtype(parser.get_parsed_content("preprocessing")),
+        torch.bfloat16 if half else None,
+    )
+
+
+def _image_dtype(preprocessing: Any) -> torch.dtype:
+    """Of the image that the network is given: as the last transform declares it that declares one; else float32."""
+    declared = [getattr(transform, "output_dtype", None) for transform in preprocessing.transforms]
+    return next((dtype for dtype in reversed(declared) if dtype is not None), torch.float32)

@@ -20,14 +20,16 @@ MODEL_INFO = "models/model_info.json"
 """Where MONAI looks for the versions of a release, in the repository at its tag."""
 
 _PATTERNS = ("configs/*", "docs/**/*", "models/model.pt", "models/model.ts", "LICENSE")
+_NOT_RUN = {"tools", "__main__.py", "__pycache__"}  # no other room imports the tools, so no config can reach them
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 
 
 def pack_bundle(bundle: str | Path, output: str | Path, untrained: bool = False, url: str = "") -> Path:
     """Packs a bundle as `<output>/<name>_v<version>.zip` and enters it into `<output>/models/model_info.json`.
 
-    The zip holds one folder `<name>`: configs, documents, licence, weights (`model.pt`, `model.ts`), this package, and
-    `SHA256SUMS`. The same content gives the same bytes.
+    The zip holds one folder `<name>`: configs, documents, licence, weights (`model.pt`, `model.ts`), what this package
+    needs to run them, and `SHA256SUMS`. The same content gives the same bytes. All bundles carry the same code: in one
+    process, the first that is loaded serves the others.
 
     Args:
         bundle: folder of the bundle; its name is the bundle's name.
@@ -65,8 +67,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
     """Returns the files of a packed bundle by their names in it, without the checksums."""
     found = {path.relative_to(folder): path for pattern in _PATTERNS for path in folder.glob(pattern) if path.is_file()}
     package = Path(custom_nets.__file__).parent
-    code = [path for path in package.rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
-    found |= {path.relative_to(package.parent): path for path in code}
+    parts = {path.relative_to(package.parent): path for path in package.rglob("*") if path.is_file()}
+    found |= {name: path for name, path in parts.items() if not _NOT_RUN.intersection(name.parts)}
     return {path.as_posix(): found[path].read_bytes() for path in sorted(found)}
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from custom_nets.datasets.brats import brats_datalist
 from custom_nets.datasets.case_record import CASE_RECORD, RecordedCase, load_case_record, record_cases
+from custom_nets.datasets.datalists import datalist
+from custom_nets.datasets.record import Challenge, Record, shipped_records
 from custom_nets.errors import MAX_NAMED, InputError, first_names
 from custom_nets.io.files import atomic_file
 from custom_nets.io.nifti import (
@@ -29,69 +30,56 @@ from custom_nets.io.nifti import (
     stem,
     where,
 )
-from custom_nets.transforms.regions import get_scheme
 
 POSTFIX = "_prediction"
 """How the bundles end the name of a case's label map."""
 
-SRI24 = (240, 240, 155)
-"""Voxels of the SRI24 atlas, on which all releases before 2024 lie."""
-
 
 class Release(NamedTuple):
-    """What one year's challenge expects of a submission.
+    """The challenge of one year: its tasks, each a record with what it expects of a submission.
 
     Args:
         year: of the challenge.
-        scheme: its label numbers, a name in `SCHEMES`.
-        name: regular expression of its case names.
-        example: such a name, for messages.
-        shape: of every label map `(x, y, z)` in voxels; None where that of the input alone counts.
+        tasks: records, and what the challenge expects of their cases.
     """
 
     year: int
-    scheme: str
-    name: str
-    example: str
-    shape: tuple[int, int, int] | None
+    tasks: tuple[tuple[Record, Challenge], ...]
 
     @property
-    def labels(self) -> tuple[int, ...]:
-        """The numbers that a label map may hold."""
-        return get_scheme(self.scheme).known
+    def example(self) -> str:
+        """A case name, for messages."""
+        return self.tasks[0][1].example
+
+    def task_of(self, case: str) -> tuple[Record, Challenge]:
+        """Returns the task of a case by its name; the first one for a name of none."""
+        return next((task for task in self.tasks if re.fullmatch(task[1].cases, case)), self.tasks[0])
 
 
-RELEASES: dict[int, Release] = {
-    release.year: release
-    for release in (
-        Release(2018, "brats2018", r"(?i:brats18)_[A-Za-z0-9_]+", "Brats18_TCIA01_147_1", SRI24),
-        Release(2019, "brats2018", r"(?i:brats19)_[A-Za-z0-9_]+", "BraTS19_CBICA_AAB_1", SRI24),
-        Release(
-            2020, "brats2018", r"(?i:brats20)_(?:Training|Validation|Test(?:ing)?)_\d{3}", "BraTS20_Training_001", SRI24
-        ),
-        Release(2021, "brats2018", r"(?i:brats2021)_\d{5}", "BraTS2021_00000", SRI24),
-        Release(2022, "brats2018", r"(?i:brats2021)_\d{5}", "BraTS2021_00000", SRI24),  # evaluated 2021's cases on
-        # Time points of gliomas from 100 on are after treatment: these came with 2024, on the MNI152 atlas.
-        Release(2023, "brats2023", r"(?i:brats)-(?!GLI-\d+-[1-9])[A-Z]+-\d{5}-\d{3}", "BraTS-GLI-00000-000", SRI24),
-        Release(2024, "brats2024", r"(?i:brats)-(?!GLI-\d+-0)[A-Z]+-\d{5}-\d{3}", "BraTS-GLI-00000-100", None),
-    )
-}
+def releases() -> dict[int, Release]:
+    """Returns the challenges by year, as the records tell them; the task that takes any name comes first."""
+    by_year: dict[int, list[tuple[Record, Challenge]]] = defaultdict(list)
+    for record in sorted(shipped_records(), key=lambda record: not record.others):
+        for challenge in record.challenges:
+            by_year[challenge.year].append((record, challenge))
+    return {year: Release(year, tuple(by_year[year])) for year in sorted(by_year)}
 
 
 def find_release(release: int | str) -> Release:
-    """Returns the release of a year.
+    """Returns the challenge of a year.
 
     Args:
         release: the year, with or without its century (2020, 20, "2020").
 
     Raises:
-        InputError: when it is not one of `RELEASES`.
+        InputError: when no record has a challenge of that year.
     """
     text = str(release).strip()
     year = int(text) if re.fullmatch(r"[0-9]{2}|[0-9]{4}", text) else 0
-    found = RELEASES.get(year + 2000 if year < 100 else year)
+    known = releases()
+    found = known.get(year + 2000 if year < 100 else year)
     if found is None:
-        msg = f"release={release!r} is unknown; expected one of {', '.join(map(str, RELEASES))}"
+        msg = f"release={release!r} is unknown; expected one of {', '.join(map(str, known))}"
         raise InputError(msg)
     return found
 
@@ -104,7 +92,7 @@ def check_submission(
     Args:
         results: where a bundle wrote `<case>/<case>_prediction.nii.gz`, or a folder of `<case>.nii.gz` files.
         release: year of the challenge, see `find_release`.
-        dataset_dir: the inputs, see `brats_datalist`, which say what cases are expected on which grids; None takes
+        dataset_dir: the inputs, see `datalist`, which say what cases are expected on which grids; None takes
             the record that inference left in `results` (`CASE_RECORD`).
 
     Returns:
@@ -190,7 +178,7 @@ def _expected_cases(results: Path, dataset_dir: str | os.PathLike | None) -> lis
     """Returns the cases that must be there, from the data set or from the record beside the results."""
     record = results / CASE_RECORD
     if dataset_dir is not None:
-        return record_cases(brats_datalist(dataset_dir, labels="ignore", check=False))
+        return record_cases(datalist(dataset_dir, labels="ignore", check=False))
     if not record.is_file():
         msg = (
             f"results {results}: which cases are expected is not known, there is no {CASE_RECORD}; "
@@ -233,9 +221,10 @@ def _case_faults(recorded: RecordedCase, files: list[Path], results: Path, relea
         except InputError as error:
             faults.append(str(error))
             continue
-        lines = [*_grid_faults(header, recorded, release), *_storage_faults(file)]
+        record, challenge = release.task_of(case)
+        lines = [*_grid_faults(header, recorded, release.year, challenge), *_storage_faults(file)]
         try:
-            lines += _number_faults(read_voxels(file, case), release)
+            lines += _number_faults(read_voxels(file, case), release.year, record)
         except InputError as error:
             faults.append(str(error))
         faults += [f"{where(case, file)}: {line}" for line in lines]
@@ -259,12 +248,12 @@ def _file_name_faults(file: Path, case: str, results: Path) -> Iterator[str]:
         yield f"the name ends with {file.suffix}, expected {SUFFIXES[0]}; save it packed (gzip)"
 
 
-def _grid_faults(header: VolumeHeader, recorded: RecordedCase, release: Release) -> Iterator[str]:
+def _grid_faults(header: VolumeHeader, recorded: RecordedCase, year: int, challenge: Challenge) -> Iterator[str]:
     """Compares the grid of a prediction with those of the release and of its input."""
     shape = header.shape[:3]
     advice = "save the prediction on the grid of the input"
-    if release.shape is not None and shape != release.shape:
-        yield f"shape {shape}, release {release.year} expects {release.shape}; {advice} as downloaded"
+    if challenge.shape is not None and shape != challenge.shape:
+        yield f"shape {shape}, release {year} expects {challenge.shape}; {advice} as downloaded"
     if recorded.shape is None or recorded.affine is None:
         yield "the grid cannot be compared, the input could not be read; mend the input and give it (--dataset_dir)"
         return
@@ -290,37 +279,43 @@ def _storage_faults(file: Path) -> Iterator[str]:
         yield f"{scaling} make fractions of the stored numbers; expected 1 and 0: save it unscaled, as uint8"
 
 
-def _number_faults(voxels: np.ndarray, release: Release) -> Iterator[str]:
+def _number_faults(voxels: np.ndarray, year: int, record: Record) -> Iterator[str]:
     """Checks the numbers of a label map, and tells of which release others are."""
     if voxels.dtype.kind not in "iuf":
         return  # colours, complex numbers: the type is a fault already
     missing = int(np.isnan(voxels).sum()) if voxels.dtype.kind == "f" else 0
     if missing:
         yield f"NaN in {missing:,} voxels; expected label numbers: check the network's output, infer this case again"
-    strange = voxels[~np.isin(voxels, release.labels)]
+    known = record.require_labels().known
+    strange = voxels[~np.isin(voxels, known)]
     wrong = np.unique(strange[strange == strange]).tolist()
     if not wrong:
         return
-    numbers = {number for number in release.labels if (voxels == number).any()} | set(wrong)
-    others = [other for other in RELEASES.values() if numbers <= set(other.labels)]
-    fewest = min((len(other.labels) for other in others), default=0)
-    years = _years([other.year for other in others if len(other.labels) == fewest])
-    looks = f", looks like the numbers of {years}" if years else ""
+    numbers = {number for number in known if (voxels == number).any()} | set(wrong)
+    fewest, years = _years_with(numbers)
+    looks = f", looks like the numbers of {years}" if fewest else ""
     named = ", ".join(f"{number:g}" for number in wrong[:MAX_NAMED]) + ", ..." * (len(wrong) > MAX_NAMED)
-    allowed = ", ".join(map(str, release.labels))
     yield (
-        f"label {named} not of release {release.year} (it has {allowed}){looks}; "
-        f"write the numbers of the scheme '{release.scheme}'"
+        f"label {named} not of release {year} (it has {', '.join(map(str, known))}){looks}; "
+        f"write the numbers of the data set '{record.name}'"
     )
 
 
+def _years_with(numbers: set[float]) -> tuple[int, str]:
+    """Returns the years whose first task has the fewest numbers that hold those given, as text."""
+    known = {year: release.tasks[0][0].require_labels().known for year, release in releases().items()}
+    fitting = {year: labels for year, labels in known.items() if numbers <= set(labels)}
+    fewest = min(map(len, fitting.values()), default=0)
+    return fewest, _years([year for year, labels in fitting.items() if len(labels) == fewest])
+
+
 def _fits(case: str, release: Release) -> bool:
-    return re.fullmatch(release.name, case) is not None
+    return any(re.fullmatch(challenge.cases, case) for _, challenge in release.tasks)
 
 
 def _name_fault(case: str, release: Release) -> str:
     """Returns why a case name does not fit, and whose it looks like."""
-    years = _years([other.year for other in RELEASES.values() if _fits(case, other)])
+    years = _years([year for year, other in releases().items() if _fits(case, other)])
     looks = f" and looks like {years}, give that release or its cases" if years else ", give the cases of that release"
     return f"is not of release {release.year} (such as {release.example}){looks}"
 

@@ -16,8 +16,6 @@ from custom_nets.transforms.postprocessing import (
     KeepLargestRegiond,
 )
 from custom_nets.transforms.regions import (
-    SCHEMES,
-    LabelScheme,
     LabelsToRegions,
     LabelsToRegionsd,
     NestRegions,
@@ -35,7 +33,6 @@ from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
 __all__ = [
-    "SCHEMES",
     "AuxiliaryTargetd",
     "BorderMap",
     "BorderMapd",
@@ -49,7 +46,6 @@ __all__ = [
     "FillRegionHolesd",
     "KeepLargestRegion",
     "KeepLargestRegiond",
-    "LabelScheme",
     "LabelsToRegions",
     "LabelsToRegionsd",
     "LoadCased",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelReader
 from monai.data.image_reader import ImageReader
-from monai.transforms import LoadImage, MapTransform
-from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+from monai.transforms import EnsureChannelFirst, MapTransform
+from monai.transforms.io.array import switch_endianness
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
 
-from custom_nets.datasets.modalities import DO_WITHOUT, MODALITIES, case_of_files
+from custom_nets.datasets.names import case_of_files
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import is_dicom_folder, read_dicom
 from custom_nets.io.nifti import (
@@ -28,14 +31,22 @@ from custom_nets.io.nifti import (
     read_voxels,
     where,
 )
+from custom_nets.transforms.voxel_checks import check_voxels
 
 FILES_KEY = "case_files"
-"""Where `LoadCased` writes the files of an image into its meta data: one text, as lists do not survive collation.
+"""Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
 
-An absent file is an empty name in it."""
+FORMS_KEY = "nifti_forms"
+"""Where `LoadCased` writes what the header says of the place of the voxels, see `VolumeHeader`."""
+
+ORIENTATION_KEY = "orientation"
+"""Where `LoadCased` writes from what the affine is known, see `VolumeHeader`."""
 
 CHANNELS_KEY = "described_channels"
 """Where `LoadCased` writes the channels that a file names itself, separated by commas."""
+
+MODALITIES_KEY = "modalities"
+"""Where `LoadCased` writes the channels that it took of a file, separated by commas, where they are not the file's."""
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
@@ -53,37 +64,36 @@ class _CaseReader(NibabelReader):
         super().__init__(squeeze_non_spatial_dims=True)
         self.case = case
         self.label = label
-        self.affine: np.ndarray = np.eye(4)
-        self.shapes: list[tuple[int, ...]] = []
-        self.described: tuple[str, ...] = ()
+        self.headers: list[VolumeHeader] = []
         self.channel: np.ndarray | None = None
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        headers = [read_header(name, self.case) for name in ensure_tuple(data)]
-        check_same_grid(self.case, headers)
-        images = super().read(data, **kwargs)
-        self.affine = np.array(ensure_tuple(images)[0].affine)
-        self.shapes = [header.shape for header in headers]
-        self.described = headers[0].channels
-        return images
+        # Not MONAI's own `read`: where voxel sizes are rounded it makes another affine.
+        self.filenames = ensure_tuple(data)
+        self.headers = [read_header(name, self.case) for name in self.filenames]
+        check_same_grid(self.case, self.headers)
+        images = [nib.load(name, **kwargs) for name in self.filenames]
+        return images if len(images) > 1 else images[0]
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        if len(self.shapes) == 1 or len(self.shapes[0]) != 3 or len(set(self.shapes)) > 1:
+        first, shapes = self.headers[0], {header.shape for header in self.headers}
+        place = {FORMS_KEY: first.forms, ORIENTATION_KEY: first.orientation}
+        if len(self.headers) == 1 or len(shapes) > 1 or len(first.shape) != 3:
             voxels, meta = super().get_data(img)
-            return voxels, {**meta, CHANNELS_KEY: ", ".join(self.described)}
+            return voxels, {**meta, **place, CHANNELS_KEY: ", ".join(first.channels)}
         # One 3D file a channel: unpacked beside each other, each to its place, so that nothing has to be stacked.
         files = self.filenames
-        channels = np.empty((len(files), *self.shapes[0]), dtype=np.float32)
+        channels = np.empty((len(files), *first.shape), dtype=np.float32)
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
             list(pool.map(lambda file, channel: read_voxels(file, self.case, out=channel), files, channels))
         self.filenames, self.channel = files[:1], channels[0]
         _, meta = super().get_data(img[0])
         self.filenames, self.channel = files, None
-        return channels, {**meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0, CHANNELS_KEY: ""}
+        return channels, {**meta, **place, MetaKeys.ORIGINAL_CHANNEL_DIM: 0, CHANNELS_KEY: ""}
 
     def _get_affine(self, img: Any) -> np.ndarray:
-        # `read` allows rounding between the files of a case, MONAI's own comparison does not.
-        return self.affine.copy()
+        # In millimetres, and the first file's: `read` allows rounding between files, MONAI's own comparison does not.
+        return self.headers[0].affine.copy()
 
     def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
         if self.channel is not None:
@@ -116,6 +126,7 @@ class _DicomReader(ImageReader):
             MetaKeys.SPATIAL_SHAPE: np.array(header.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
+            ORIENTATION_KEY: header.orientation,
         }
 
 
@@ -124,15 +135,17 @@ class LoadCased(MapTransform):
 
     An image is a list of files (one a modality, stacked in their order) or one 4D file `(x, y, z, channels)`; it
     becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
-    be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs itk) becomes
-    `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file holds
-    floats with whole values.
+    be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs pydicom)
+    becomes `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file
+    holds floats with whole values.
     The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
 
     Args:
         keys: what to read.
         label_keys: those of them that are label maps.
         allow_missing_keys: whether an item may lack a key.
+        modalities: channels of the image by name: of a single file whose item tells its channels (`channels`, separated
+            by commas), these are taken, in this order; one that is not there becomes zeros. None takes all.
     """
 
     def __init__(
@@ -140,12 +153,11 @@ class LoadCased(MapTransform):
         keys: KeysCollection = ("image", "label"),
         label_keys: KeysCollection = ("label",),
         allow_missing_keys: bool = False,
+        modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        # The readers below give float32, and small labels without a detour. No `LoadImaged`: MONAI Label puts a wrapper
-        # around those, which wants every key to be there.
-        self._loader = LoadImage("NibabelReader", image_only=True, dtype=None, ensure_channel_first=True)
         self.label_keys = ensure_tuple(label_keys)
+        self.modalities = None if modalities is None else tuple(modalities)
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
         """Reads one item.
@@ -169,14 +181,27 @@ class LoadCased(MapTransform):
             item.setdefault("case", _case_of(files))
             case = str(item["case"])
             is_label = key in self.label_keys
-            volume = self._loader(files, reader or _reader(files, case, is_label))
+            volume = _load(files, reader or _reader(files, case, is_label))
             if len(files) < len(names):
                 volume = _with_absent(volume, names, where(case, files[0]))
             volume = _whole_numbers(volume, where(case, files[0])) if is_label else volume.to(torch.float32)
+            if not is_label and len(names) == 1 and self.modalities and item.get("channels"):
+                volume = _select(volume, str(item["channels"]).split(","), self.modalities, where(case, files[0]))
             if isinstance(volume, MetaTensor):
-                volume.meta.update({"case": case, FILES_KEY: os.pathsep.join(name or "" for name in names)})
+                volume.meta.update({"case": case, FILES_KEY: json.dumps(names)})
             item[key] = volume
         return item
+
+
+def _load(files: Sequence[str], reader: ImageReader) -> torch.Tensor:
+    """Returns what MONAI's `LoadImage` would, channels first, in the reader's own type.
+
+    That one makes a reader of every sort first, and those of DICOM warn of decoders that nobody asked for.
+    """
+    names = [os.path.expanduser(file) for file in files]
+    voxels, meta = reader.get_data(reader.read(names))
+    meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: names[0]}
+    return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(voxels, meta))
 
 
 def _case_of(files: Sequence[str]) -> str:
@@ -210,6 +235,22 @@ def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) 
         return stacked
     # A single file is said to have had no channels, which would count the axis just made as a spatial one.
     return MetaTensor(stacked, meta={**volume.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: 0})
+
+
+def _select(volume: torch.Tensor, channels: Sequence[str], modalities: Sequence[str], place: str) -> torch.Tensor:
+    """Returns the channels that a model sees, in its order, zeros for one that the file lacks."""
+    if len(volume) != len(channels):
+        msg = f"{place}: expected the channels {', '.join(channels)}, got {len(volume)}; correct the data set's record"
+        raise InputError(msg)
+    if tuple(channels) == tuple(modalities):
+        return volume
+    chosen = volume.new_zeros((len(modalities), *volume.shape[1:]))
+    for index, name in enumerate(modalities):
+        if name in channels:
+            chosen[index] = volume[channels.index(name)]
+    if isinstance(volume, MetaTensor):
+        return MetaTensor(chosen, meta={**volume.meta, MODALITIES_KEY: ",".join(modalities), CHANNELS_KEY: ""})
+    return chosen
 
 
 def _whole_numbers(label: torch.Tensor, place: str) -> torch.Tensor:
@@ -246,8 +287,10 @@ def files_of(volume: Any) -> list[str | None]:
     A channel whose file is absent has None, as in the list that `LoadCased` was given.
     """
     meta = getattr(volume, "meta", {})
-    source = meta.get(FILES_KEY) or meta.get("filename_or_obj") or ""
-    return [name or None for name in str(source).split(os.pathsep)] if source else []
+    if meta.get(FILES_KEY):
+        return json.loads(meta[FILES_KEY])
+    source = meta.get("filename_or_obj")
+    return [str(source)] if source else []
 
 
 class ReloadCased(MapTransform):
@@ -286,7 +329,9 @@ class ReloadCased(MapTransform):
             needed = [file if self.channels is None or c in self.channels else None for c, file in enumerate(files)]
             files = needed if any(needed) else files
             source = files if len(files) > 1 else files[0]
-            item[name] = LoadCased(str(name), label_keys=())({**item, name: source})[name]
+            taken = getattr(item[key], "meta", {}).get(MODALITIES_KEY)
+            load = LoadCased(str(name), label_keys=(), modalities=str(taken).split(",") if taken else None)
+            item[name] = load({**item, name: source})[name]
         return item
 
 
@@ -305,42 +350,32 @@ class CheckCased(MapTransform):
 
     Args:
         keys: what to check; all must lie on the grid of the first.
-        num_channels: channels of an image.
-        channel_names: how messages name them; None takes the four modalities, or numbers where there are not four.
+        modalities: names of an image's channels, in order; None: any number of any kind.
         label_keys: those of `keys` that are label maps, with one channel.
         affine_tolerance: largest difference between entries of affines (mm); None compares shapes only.
         allow_missing_keys: whether an item may lack a key.
         missing_modalities: whether channels of an image may be 0 throughout, as long as one is not: for a model trained
             with modality_dropout.
-
-    Raises:
-        ValueError: when `channel_names` are not as many as `num_channels`.
+        voxel_warnings: whether to warn of voxels that look unlike those that models are trained with, see
+            `check_voxels`.
     """
 
     def __init__(
         self,
         keys: KeysCollection = ("image", "label"),
-        num_channels: int = len(MODALITIES),
-        channel_names: Sequence[str] | None = None,
+        modalities: Sequence[str] | None = None,
         label_keys: KeysCollection = ("label",),
         affine_tolerance: float | None = AFFINE_TOLERANCE,
         allow_missing_keys: bool = False,
         missing_modalities: bool = False,
+        voxel_warnings: bool = True,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if channel_names is None:
-            numbered = [f"channel {index}" for index in range(num_channels)]
-            channel_names = MODALITIES if num_channels == len(MODALITIES) else numbered
-        if len(channel_names) != num_channels:
-            names = ", ".join(channel_names)
-            msg = (
-                f"channel_names ({names}) are {len(channel_names)}, num_channels is {num_channels}: give one name each"
-            )
-            raise ValueError(msg)
-        self.channel_names = tuple(channel_names)
+        self.modalities = None if modalities is None else tuple(modalities)
         self.label_keys = ensure_tuple(label_keys)
         self.affine_tolerance = affine_tolerance
         self.missing_modalities = missing_modalities
+        self.voxel_warnings = voxel_warnings
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Checks one item.
@@ -372,41 +407,34 @@ class CheckCased(MapTransform):
             raise InputError(msg)
 
     def _check_channels(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
-        shape, expected = tuple(item[key].shape), len(self.channel_names)
-        if len(shape) != 4 or shape[0] != expected:
+        shape = tuple(item[key].shape)
+        if self.modalities is None:
+            return
+        if len(shape) != 4 or shape[0] != len(self.modalities):
             got = f"{shape[0]}" if len(shape) == 4 else f"{len(shape)} axes"
+            expected = f"{len(self.modalities)} channels ({', '.join(self.modalities)})"
             msg = (
-                f"{_place(item, key)}: expected {expected} channels ({', '.join(self.channel_names)}), got {got} "
-                f"(array {list(shape)}); {_channel_advice(shape, expected)}"
+                f"{_place(item, key)}: expected {expected}, got {got} (array {list(shape)}); "
+                f"{_channel_advice(shape, len(self.modalities))}"
             )
             raise InputError(msg)
         described = str(getattr(item[key], "meta", {}).get(CHANNELS_KEY) or "")
-        check_channel_order(_place(item, key), described.split(", ") if described else (), self.channel_names)
+        check_channel_order(_place(item, key), described.split(", ") if described else (), self.modalities)
+
+    def _names(self, count: int) -> tuple[str, ...]:
+        return self.modalities or tuple(f"channel {index}" for index in range(count))
 
     def _check_values(self, item: Mapping[Hashable, Any], key: Hashable) -> None:
-        volume = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
-        # A NaN shows in both. Along an axis, aminmax takes ten times as long.
-        ends = [[end.item() for end in torch.aminmax(channel)] for channel in volume]
-        extremes = [(name, least, most) for name, (least, most) in zip(self.channel_names, ends, strict=True)]
-        for index, (name, least, most) in enumerate(extremes):
-            if not np.isfinite([least, most]).all():
-                bad = int((~torch.isfinite(volume[index])).sum())
-                msg = (
-                    f"{_place(item, key, index)}: {name} holds {bad} voxels that are NaN or infinite; "
-                    "replace them (by 0 outside the body) and save the file again"
-                )
-                raise InputError(msg)
-        if not any(least or most for _, least, most in extremes):
-            msg = f"{_place(item, key)}: the whole image is 0, it was exported empty; download or export it again"
-            raise InputError(msg)
-        for index, (name, least, most) in enumerate(extremes):
-            if least == most and (most or not self.missing_modalities):
-                advice = "" if most else f"; {DO_WITHOUT}"
-                msg = (
-                    f"{_place(item, key, index)}: {name} has no content, every voxel is {least:g}; "
-                    f"the modality is missing or was exported empty, provide the real one{advice}"
-                )
-                raise InputError(msg)
+        image = item[key]
+        known = isinstance(image, MetaTensor) and image.meta.get(ORIENTATION_KEY) is not None
+        check_voxels(
+            torch.as_tensor(image),
+            self._names(len(image)),
+            lambda channel: _place(item, key, channel),
+            self.missing_modalities,
+            float(image.affine[:3, :3].det().abs()) / 1000 if known else None,
+            self.voxel_warnings,
+        )
 
     def _check_grid(self, item: Mapping[Hashable, Any], first_key: Hashable, key: Hashable) -> None:
         first, other = item[first_key], item[key]

@@ -6,8 +6,8 @@ from _ball import BallNetwork, Volume, build_network
 from _original import Original, OriginalDecoder, dilate, naive_pade
 from scipy import ndimage
 
-from custom_nets.inferers import OccupancyInferer
-from custom_nets.networks import OSSNet, PadeActivation
+from custom_nets.inferers import OccupancyInferer, SearchSettings
+from custom_nets.networks import OSSNet, OSSNetSettings, PadeActivation
 
 # The ball is off the lattice of every stride, and reaches beyond one cell of the prior.
 VOLUME = Volume((64, 48, 32), 4, 9.3)
@@ -20,10 +20,9 @@ def small_network(variant: str) -> OSSNet:
         in_channels=4,
         num_regions=1,
         grid_size=(32, 24, 16),
-        coordinates="voxel",
         encoder_channels=(4, 8, 8, 8),
         hidden_features=32,
-        mid_range_pooling="max",
+        settings=OSSNetSettings("voxel", mid_range_pooling="max"),
     ).eval()
     # As built, conditional norms ignore the latent and the activations are all alike.
     with torch.no_grad():
@@ -48,14 +47,14 @@ def image() -> torch.Tensor:
 @pytest.mark.parametrize("variant", ["c", "d"])
 def test_original_and_published_mode_give_the_same_labels(variant: str, image: torch.Tensor) -> None:
     ball = BallNetwork(small_network(variant), VOLUME)
-    published = OccupancyInferer("published", prior="restrict")(image, ball)[0, 0] > 0.5
+    published = OccupancyInferer(SearchSettings("published", prior="restrict"))(image, ball)[0, 0] > 0.5
     assert torch.equal(Original(ball)(image) > 0, published)
 
 
 @pytest.mark.parametrize("variant", ["c", "d"])
-def test_original_asks_as_many_points_as_the_published_mode(variant: str, image: torch.Tensor) -> None:
+def test_original_queries_as_many_points_as_the_published_mode(variant: str, image: torch.Tensor) -> None:
     ball = BallNetwork(small_network(variant), VOLUME)
-    inferer = OccupancyInferer("published", prior="restrict")
+    inferer = OccupancyInferer(SearchSettings("published", prior="restrict"))
     inferer(image, ball)
     original = Original(ball)
     original(image)
@@ -78,7 +77,7 @@ def test_ball_network_adds_its_field_to_bound_decoders_too(image: torch.Tensor) 
     points = torch.stack([torch.randint(0, side, (1, 50)) for side in VOLUME.shape], dim=-1)
     with torch.no_grad():
         latent = ball.encode(image)
-        torch.testing.assert_close(ball.bind(latent, image)(points), ball.decode(latent, image, points))
+        torch.testing.assert_close(ball.prepare_decoder(latent, image)(points), ball.decode(latent, image, points))
 
 
 def test_ball_holds_the_voxels_whose_logit_is_positive() -> None:

@@ -9,7 +9,7 @@ from _truth import TruthNetwork
 from prior_recall import CELLS, DIAMETERS, SHAPE, SURE, Lesion, draw_lesions, field_of
 from torch.nn.functional import adaptive_max_pool3d
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 
 # The second lies far from the first. Its diameter exceeds the diagonal of a cubic cell of 8 voxels, so that a lattice
 # of that step has a point in it wherever it lies.
@@ -19,7 +19,7 @@ KEPT, MISSED = Lesion(np.array([60.0, 60, 60]), 8), Lesion(np.array([120.5, 130.
 def found(keys: dict[str, int]) -> list[bool]:
     cells = adaptive_max_pool3d((field_of([KEPT]) > 0).float(), CELLS)
     network = TruthNetwork(field_of([KEPT, MISSED]), cells[None] * 2 * SURE - SURE)
-    result = OccupancyInferer(prior="restrict", **keys)(torch.zeros(1, 1, *SHAPE), network)[0, 0] > 0.5
+    result = OccupancyInferer(SearchSettings(prior="restrict", **keys))(torch.zeros(1, 1, *SHAPE), network)[0, 0] > 0.5
     return [bool(result[tuple(lesion.centre.astype(int))]) for lesion in (KEPT, MISSED)]
 
 

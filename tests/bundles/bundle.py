@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 PYRAMID = {"channels": [8, 8, 8], "hidden_features": 16, "coarse_step": 8, "num_points": 64, "batch_size": 1}
 SMALLEST = {
     "ossnet_brats": {**PYRAMID, "image_size": [32, 32, 32], "scan_step": 8},
-    "ossnet_lits": {**PYRAMID, "spacing": 8.0, "reduction": 1, "coarse_step": 32, "candidate_step": 16},
+    "ossnet_lits": {**PYRAMID, "spacing": 8.0, "downsampling": 1, "coarse_step": 32, "candidate_step": 16},
     "nvnet_brats": {"crop_size": [32, 32, 16], "init_filters": 8, "latent_size": 8},
 }
 """Networks as small as the configs of each bundle allow, for the phantoms of the tests."""

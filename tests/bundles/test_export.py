@@ -89,7 +89,7 @@ def test_tensorrt_is_told_of_every_size_that_a_window_may_have():
     inferer = parser.get_parsed_content("inferer").inferer
     assert inferer.mode == "windows"
     assert usual == largest == [inferer.sw_batch_size, 4, *inferer.roi_size]
-    assert smallest == [inferer.sw_batch_size, 4, *[inferer.divisor] * 3]
+    assert smallest == [inferer.sw_batch_size, 4, *[parser.get_parsed_content("network_def").divisor] * 3]
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def write(scan: Scan, folder: Path) -> dict[str, str]:
     """Writes the image of a scan; returns its item of a data list."""
     file = folder / "scan.nii"
     nibabel.save(nibabel.Nifti1Image(scan.image, scan.affine), file)
-    return {"case": "scan", "image": str(file), "scheme": "lits"}
+    return {"case": "scan", "image": str(file), "dataset": "lits"}
 
 
 class Pipeline:

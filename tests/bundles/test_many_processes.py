@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_nets.datasets import brats_datalist, lits_datalist, save_split
+from custom_nets.datasets import datalist, save_split
 from tests.bundles.bundle import SMALLEST, Bundle, command
 from tests.conftest import REPOSITORY
 from tests.processes import free_port, run_ranks
@@ -27,7 +27,7 @@ def untrained(data_of, tmp_path_factory) -> dict[str, dict]:
     keys = {}
     for name, tiny in SMALLEST.items():
         folder = tmp_path_factory.mktemp(name)
-        items = (lits_datalist if name == "ossnet_lits" else brats_datalist)(data_of[name])
+        items = datalist(data_of[name])
         save_split(folder / "split.json", {"training": items[:1], "validation": items[1:3], "test": items[3:]})
         torch.manual_seed(0)
         network = Bundle(name).parse("inference", **tiny).get_parsed_content("network_def")
@@ -88,7 +88,7 @@ def test_several_processes_score_two_cases_as_one_does(name, count, untrained, t
 
 def test_a_share_smaller_than_a_batch_is_a_step(untrained, tmp_path):
     """Three cases for two processes, in batches of two: more than a batch in all, and no full one each."""
-    items = brats_datalist(untrained["nvnet_brats"]["dataset_dir"])
+    items = datalist(untrained["nvnet_brats"]["dataset_dir"])
     save_split(tmp_path / "split.json", {"training": items[:3], "validation": items[3:]})
     keys = {**untrained["nvnet_brats"], "split_file": str(tmp_path / "split.json"), "batch_size": 2}
     keys |= {"output_dir": str(tmp_path), "device": "cpu"}

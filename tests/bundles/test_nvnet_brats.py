@@ -11,8 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import SegResNet
 
-from custom_nets.datasets import brats_datalist, load_split
-from custom_nets.datasets.modalities import MODALITIES
+from custom_nets.datasets import datalist, load_split
 from custom_nets.errors import find_input_error
 from custom_nets.tools import convert_segresnet_checkpoint, write_submission
 from tests.bundles.bundle import Bundle, command
@@ -58,44 +57,6 @@ def incomplete(phantoms, tmp_path) -> Path:
     return tmp_path / "data"
 
 
-AGREED = (
-    "network preprocessing bundle_root dataset_dir ckpt_dir device amp amp_dtype crop_size regions init_filters "
-    "dropout latent_size final_norm modality_dropout bias_correction inferer_mode overlap mirror_axes ensemble "
-    "fill_holes min_enhancing_ml memory_format"
-)
-
-
-@pytest.mark.parametrize("key", AGREED.split())
-def test_training_and_inference_agree(key):
-    assert NVNET.parse("train")[key] == NVNET.parse("inference")[key]
-
-
-def test_the_networks_differ_in_what_inference_leaves_out():
-    train, inference = NVNET.parse("train"), NVNET.parse("inference")
-    assert {**inference["network_def"], "checkpointing": "@checkpointing"} == train["network_def"]
-    assert (train["vae"], inference["vae"]) == (True, False)
-
-
-def test_evaluation_and_inference_see_and_clean_alike():
-    train, inference = NVNET.parse("train", "evaluate"), NVNET.parse("inference")
-    inferer = inference["inferer"]
-    assert inferer.pop("spread") == "@save_uncertainty"
-    assert train["validate#inferer"] == inferer
-    steps = [step for step in train["validate#postprocessing#transforms"] if step["_target_"] != "AsDiscreted"]
-    assert all(step in inference["postprocessing#transforms"] for step in steps)
-    assert train["missing_modalities"] == inference["missing_modalities"]
-
-
-def test_metadata_agrees_with_the_configs():
-    metadata = json.loads((NVNET.folder / "configs" / "metadata.json").read_text())
-    image = metadata["network_data_format"]["inputs"]["image"]
-    assert tuple(image["channel_def"].values()) == MODALITIES
-    parser = NVNET.parse("train")
-    assert parser["network_def#in_channels"] == image["num_channels"] == 4
-    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == len(parser["regions"])
-    assert metadata["version"] in metadata["changelog"]
-
-
 def test_the_default_is_the_papers_set_up():
     parser = NVNET.parse("train")
     assert [parser[key] for key in ("crop_size", "init_filters", "batch_size", "epochs", "learning_rate")] == [
@@ -138,7 +99,7 @@ def test_every_property_that_monai_expects_is_there(workflow_type, name, phantom
 def test_bias_correction_is_one_key_away(phantoms):
     """The image changes, its grid and its background do not."""
     pytest.importorskip("itk")
-    item = brats_datalist(phantoms)[0]
+    item = datalist(phantoms)[0]
     plain, corrected = (
         NVNET.parse("inference", bias_correction=wanted).get_parsed_content("preprocessing")(dict(item))["image"]
         for wanted in (False, True)
@@ -195,7 +156,7 @@ def test_evaluation_needs_no_branch(trained, tmp_path):
 @pytest.mark.parametrize("mode", ["whole", "windows"])
 def test_inference_writes_patient_space_results(trained, phantoms, tmp_path, mode):
     NVNET.run("inferring", "inference", **{**trained, "output_dir": str(tmp_path)}, inferer_mode=mode)
-    for item in brats_datalist(phantoms):
+    for item in datalist(phantoms):
         folder = tmp_path / item["case"]
         source = nibabel.load(item["label"])
         result = nibabel.load(folder / f"{item['case']}_prediction.nii.gz")
@@ -212,7 +173,7 @@ def test_an_ensemble_of_flips_and_checkpoints_tells_its_doubt(trained, phantoms,
     other = torch.load(model, weights_only=True)
     other["conv_final.2.conv.bias"] += 1
     torch.save(other, tmp_path / "other.pt")
-    case = brats_datalist(phantoms)[0]
+    case = datalist(phantoms)[0]
     keys = {**trained, **PICTURES_OFF, "dataset_dir": str(Path(case["label"]).parent), "output_dir": str(tmp_path)}
     keys |= {"mirror_axes": [0, 1, 2], "ensemble": [model, str(tmp_path / "other.pt")]}
     NVNET.run("inferring", "inference", **keys, save_uncertainty=True, save_probabilities=True)

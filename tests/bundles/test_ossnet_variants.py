@@ -23,4 +23,4 @@ def test_published_variants_are_one_override_away(bundle, first, variant):
 @pytest.mark.parametrize(("variant", "prior"), [("onet", "none"), ("a", "none"), ("c", "restrict"), ("d", "restrict")])
 def test_paper_asks_for_a_prior_only_where_the_encoder_has_one(bundle, variant, prior):
     parser = Bundle(bundle).parse("train", "paper", variant=variant)
-    assert parser.get_parsed_content("validate#inferer").prior == prior
+    assert parser.get_parsed_content("validate#inferer").inferer.search.prior == prior

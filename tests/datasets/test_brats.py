@@ -3,17 +3,23 @@
 import gzip
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.datasets.brats import brats_cases, brats_datalist, brats_split
-from custom_nets.datasets.validation import check_case, check_datalist
+from custom_nets.datasets import cases_to_infer, datalist, labelled_cases, record_names, validation
+from custom_nets.datasets.validation import check_datalist
 from custom_nets.errors import InputError
 from custom_nets.tools.stacking import stack_case
-from custom_nets.transforms.regions import SCHEMES
+
+BRAIN = ("FLAIR", "T1", "T1ce", "T2")
+check_case = partial(validation.check_case, modalities=BRAIN)
+brats_datalist = partial(datalist, modalities=BRAIN)
+brats_split = partial(labelled_cases, modalities=BRAIN)
+brats_cases = partial(cases_to_infer, modalities=BRAIN)
 
 OLD = ("flair", "t1", "t1ce", "t2")
 NEW = ("t2f", "t1n", "t1c", "t2w")
@@ -39,7 +45,7 @@ class TestEveryRelease:
 
     def test_case_and_scheme(self, release, case_dir, tmp_path):
         item = brats_datalist(tmp_path / "data")[0]
-        assert (item["case"], item["scheme"]) == (RELEASES[release][1], RELEASES[release][4])
+        assert (item["case"], item["dataset"]) == (RELEASES[release][1], RELEASES[release][4])
 
     def test_order_of_channels(self, release, case_dir, tmp_path):
         _, case, separator, endings, _ = RELEASES[release]
@@ -54,7 +60,7 @@ class TestEveryRelease:
         assert brats_datalist(case_dir) == brats_datalist(tmp_path / "data")
 
     def test_scheme_is_known(self, release, case_dir):
-        assert brats_datalist(case_dir)[0]["scheme"] in SCHEMES
+        assert brats_datalist(case_dir)[0]["dataset"] in record_names()
 
 
 class TestBrats2020:
@@ -112,7 +118,7 @@ class TestDecathlon:
 
     def test_item(self, decathlon):
         image, label = (str(decathlon / folder / "BRATS_001.nii.gz") for folder in ("imagesTr", "labelsTr"))
-        expected = {"case": "BRATS_001", "image": image, "label": label, "scheme": "msd_brain"}
+        expected = {"case": "BRATS_001", "image": image, "label": label, "dataset": "msd_brain"}
         assert brats_datalist(decathlon)[0] == expected
 
     @pytest.mark.parametrize("labels", ["optional", "ignore"])
@@ -130,7 +136,10 @@ class TestDecathlon:
 
     def test_other_channels_are_an_error(self, decathlon):
         (decathlon / "dataset.json").write_text('{"modality": {"0": "CT"}}')
-        with pytest.raises(InputError, match=r"dataset.json: the channels are CT; expected FLAIR, T1, T1ce, T2"):
+        with pytest.raises(
+            InputError,
+            match=r"dataset.json names the channels CT.*this model sees FLAIR, T1, T1ce, T2: there is no FLAIR",
+        ):
             brats_datalist(decathlon)
 
     def test_damaged_description_is_an_error(self, decathlon):
@@ -139,19 +148,22 @@ class TestDecathlon:
             brats_datalist(decathlon)
 
     def test_beside_case_folders_is_an_error(self, decathlon, brats2020, tmp_path):
-        with pytest.raises(InputError, match="3 cases of BraTS and 2 cases of the Decathlon; give the folder of one"):
+        with pytest.raises(
+            InputError,
+            match=r"3 cases of Medical Segmentation Decathlon.* and 3 cases of BraTS 2018 to 2022; give the",
+        ):
             brats_datalist(tmp_path)
 
 
 class TestLooseFiles:
     def test_folder_of_4d_files(self, tmp_path, write_nifti):
         paths = [write_nifti(tmp_path / f"{name}.nii.gz", (6, 5, 4, 4)) for name in "ab"]
-        expected = [{"case": path.name[0], "image": str(path), "scheme": "brats2018"} for path in paths]
+        expected = [{"case": path.name[0], "image": str(path)} for path in paths]
         assert brats_datalist(tmp_path, "ignore") == expected
 
     def test_scheme_follows_the_name_of_the_case(self, tmp_path, write_nifti):
         write_nifti(tmp_path / "BraTS-GLI-00000-100.nii.gz", (6, 5, 4, 4))
-        assert brats_datalist(tmp_path, "ignore")[0]["scheme"] == "brats2024"
+        assert brats_datalist(tmp_path, "ignore")[0]["dataset"] == "brats2024"
 
     def test_vector_volume_counts_as_4d(self, tmp_path, write_nifti):
         path = write_nifti(tmp_path / "itk.nii.gz", (6, 5, 4, 1, 4))
@@ -333,11 +345,11 @@ class TestAbsentModalities:
     @pytest.mark.parametrize("ending", NEW)
     def test_scheme_by_the_name_of_any_file(self, tmp_path, write_case, ending):
         write_case(tmp_path, "A", (ending,), "-")
-        assert brats_datalist(tmp_path, missing_modalities=True)[0]["scheme"] == "brats2023"
+        assert brats_datalist(tmp_path, missing_modalities=True)[0]["dataset"] == "brats2023"
 
     def test_label_alone_is_no_case(self, tmp_path, write_case):
         write_case(tmp_path, "A", ())
-        with pytest.raises(InputError, match="no brain data set recognised"):
+        with pytest.raises(InputError, match="no data set recognised"):
             brats_datalist(tmp_path, "optional", missing_modalities=True)
 
     def test_modality_twice(self, brats2020, file, write_nifti):
@@ -430,9 +442,7 @@ class TestUnknownFolders:
             brats_datalist(tmp_path / "x" / "y")
 
     def test_empty(self, tmp_path):
-        with pytest.raises(
-            InputError, match=r"no brain data set recognised; looked for case folders .*; found nothing;"
-        ):
+        with pytest.raises(InputError, match=r"no data set recognised; looked for case folders .*; found nothing;"):
             brats_datalist(tmp_path)
 
     def test_unrecognised_names_the_first_entries(self, tmp_path):
@@ -448,7 +458,7 @@ class TestUnknownFolders:
 
     def test_3d_files_of_no_known_name(self, tmp_path, write_nifti):
         write_nifti(tmp_path / "volume-1.nii.gz")
-        with pytest.raises(InputError, match=r"no brain data set recognised.*found volume-1.nii.gz"):
+        with pytest.raises(InputError, match=r"the data set is LiTS 2017 .* but this model sees FLAIR"):
             brats_datalist(tmp_path)
 
     def test_file_of_another_kind(self, tmp_path):
@@ -595,4 +605,4 @@ class TestStackCase:
 
 def test_real_case(real_case_dir):
     (item,) = brats_datalist(real_case_dir)
-    assert (item["case"], item["scheme"], len(item["image"])) == ("BraTS20_Training_901", "brats2018", 4)
+    assert (item["case"], item["dataset"], len(item["image"])) == ("BraTS20_Training_901", "brats2018", 4)

@@ -40,8 +40,8 @@ CASE = "BraTS20_Training_001"
 
 def chain(
     keys=("image", "label"),
-    num_channels=4,
-    num_regions=3,
+    modalities=("FLAIR", "T1", "T1ce", "T2"),
+    regions=("WT", "TC", "ET"),
     axcodes="LPS",
     margin=1,
     allow_smaller=True,
@@ -52,8 +52,8 @@ def chain(
     """Deterministic transforms of the kind that a bundle has."""
     return [
         LoadCased(keys),
-        CheckCased(keys, num_channels=num_channels),
-        LabelsToRegionsd("label", num_regions=num_regions),
+        CheckCased(keys, modalities),
+        LabelsToRegionsd("label", regions=regions),
         Orientationd(keys, axcodes, labels=None),
         CropForegroundd(keys, "image", margin=margin, allow_smaller=allow_smaller),
         NormalizeIntensityd("image", subtrahend=subtrahend, nonzero=nonzero, channel_wise=channel_wise),
@@ -65,7 +65,7 @@ def item(tmp_path, write_case, write_nifti) -> dict:
     folder = write_case(tmp_path / CASE, CASE, label=None)
     label = write_nifti(folder / f"{CASE}_seg.nii.gz", value=1)
     images = [str(folder / f"{CASE}_{name}.nii.gz") for name in ("flair", "t1", "t1ce", "t2")]
-    return {"case": CASE, "image": images, "label": str(label), "scheme": "brats2018"}
+    return {"case": CASE, "image": images, "label": str(label), "dataset": "brats2018"}
 
 
 @pytest.fixture
@@ -132,9 +132,9 @@ def test_another_process_finds_the_same_hashes(capsys, monkeypatch):
     "change",
     [
         {"keys": ("label", "image")},
-        {"num_channels": 3},
-        {"num_regions": 2},
-        {"num_regions": None},
+        {"modalities": ("FLAIR", "T1", "T2")},
+        {"regions": ("WT", "TC")},
+        {"regions": None},
         {"axcodes": "RAS"},
         {"margin": 2},
         {"margin": (1, 1, 2)},
@@ -279,7 +279,7 @@ def test_equal_items_have_one_hash(item):
     assert hash_case(item) == hash_case(dict(reversed(item.items())))
 
 
-@pytest.mark.parametrize("change", [{"scheme": "brats2023"}, {"case": "other"}, {"label": "absent.nii"}, {"more": 1}])
+@pytest.mark.parametrize("change", [{"dataset": "brats2023"}, {"case": "other"}, {"label": "absent.nii"}, {"more": 1}])
 def test_the_content_of_an_item_counts(item, change):
     assert hash_case({**item, **change}) != hash_case(item)
 

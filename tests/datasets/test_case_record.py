@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.datasets.brats import brats_datalist
+from custom_nets.datasets import datalist
 from custom_nets.datasets.case_record import load_case_record, record_cases, save_case_record
 from custom_nets.errors import InputError
 
@@ -62,7 +62,7 @@ class TestSave:
         assert [recorded.case for recorded in saved(tmp_path, *items)] == ["z", "a", "m"]
 
     def test_data_list_of_a_release(self, brats2020):
-        recorded = record_cases(brats_datalist(brats2020, labels="ignore", check=False))
+        recorded = record_cases(datalist(brats2020, labels="ignore", check=False))
         assert [(case, shape) for case, shape, _ in recorded] == [
             (f"BraTS20_Training_{number}", (6, 5, 4)) for number in ("001", "002", "355")
         ]

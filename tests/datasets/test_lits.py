@@ -2,21 +2,26 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from custom_nets.datasets import hash_case
-from custom_nets.datasets.brats import brats_datalist
+from custom_nets.datasets import cases_to_infer, datalist, describe_cases, hash_case, labelled_cases, record_names
 from custom_nets.datasets.case_record import load_case_record
-from custom_nets.datasets.lits import describe_cases, lits_cases, lits_datalist, lits_split
-from custom_nets.datasets.validation import check_ct_case, check_datalist
+from custom_nets.datasets.validation import check_case, check_datalist
 from custom_nets.errors import InputError
 from custom_nets.io.nifti import read_header
-from custom_nets.transforms.regions import SCHEMES
 from tests.conftest import SHARED
+
+CT = ("CT",)
+lits_datalist = partial(datalist, modalities=CT)
+lits_split = partial(labelled_cases, modalities=CT)
+lits_cases = partial(cases_to_infer, modalities=CT)
+brats_datalist = partial(datalist, modalities=("FLAIR", "T1", "T1ce", "T2"))
+check_ct_case = partial(check_case, modalities=CT)
 
 
 def cases(items):
@@ -92,10 +97,10 @@ class TestLits2017:
 
     def test_item(self, lits2017):
         image, label = (str(lits2017 / f"{role}-1.nii.gz") for role in ("volume", "segmentation"))
-        assert lits_datalist(lits2017)[0] == {"case": "volume-1", "image": image, "label": label, "scheme": "lits"}
+        assert lits_datalist(lits2017)[0] == {"case": "volume-1", "image": image, "label": label, "dataset": "lits"}
 
     def test_scheme_is_known(self, lits2017):
-        assert lits_datalist(lits2017)[0]["scheme"] in SCHEMES
+        assert lits_datalist(lits2017)[0]["dataset"] in record_names()
 
     def test_batches_nested_as_downloaded(self, tmp_path, write_pair):
         below = tmp_path / "Training_Batch1" / "media" / "nas" / "01_Datasets" / "CT" / "LITS"
@@ -136,7 +141,7 @@ class TestLits2017:
 
     def test_test_volumes_alone_have_no_label(self, tmp_path, write_nifti):
         write_nifti(tmp_path / "test-volume-1.nii")
-        with pytest.raises(InputError, match="1 of 1 cases have no label: test-volume-1; expected segmentation-<n>"):
+        with pytest.raises(InputError, match="1 of 1 cases have no label: test-volume-1; give the folder"):
             lits_datalist(tmp_path)
 
     def test_ignored_labels(self, lits2017):
@@ -158,7 +163,7 @@ class TestDecathlon:
 
     def test_item(self, task03):
         image, label = (str(task03 / folder / "liver_2.nii.gz") for folder in ("imagesTr", "labelsTr"))
-        assert lits_datalist(task03)[0] == {"case": "liver_2", "image": image, "label": label, "scheme": "lits"}
+        assert lits_datalist(task03)[0] == {"case": "liver_2", "image": image, "label": label, "dataset": "msd_liver"}
 
     def test_unlabelled_cases_when_labels_are_not_required(self, task03):
         assert cases(lits_datalist(task03, "optional")) == ["liver_2", "liver_10", "liver_132"]
@@ -171,7 +176,9 @@ class TestDecathlon:
 
     def test_other_channels_are_an_error(self, task03):
         (task03 / "dataset.json").write_text('{"modality": {"0": "T2", "1": "ADC"}}')
-        with pytest.raises(InputError, match=r"dataset.json: the channels are T2, ADC; expected CT alone: give Task03"):
+        with pytest.raises(
+            InputError, match=r"dataset.json names the channels T2, ADC.*this model sees CT: there is no CT"
+        ):
             lits_datalist(task03)
 
     def test_missing_label(self, task03):
@@ -181,18 +188,20 @@ class TestDecathlon:
 
     def test_label_without_image(self, task03):
         (task03 / "imagesTr" / "liver_2.nii.gz").unlink()
-        with pytest.raises(InputError, match=r"case liver_2, file .*labelsTr/liver_2.nii.gz: a segmentation without"):
+        with pytest.raises(
+            InputError, match=r"case liver_2, file .*labelsTr/liver_2.nii.gz: a label without its image"
+        ):
             lits_datalist(task03)
 
     def test_beside_lits_2017_is_an_error(self, task03, lits2017, tmp_path):
-        with pytest.raises(InputError, match="holds 3 cases of LiTS and 2 cases of the Decathlon; give the folder of"):
+        with pytest.raises(InputError, match="and 3 cases of LiTS 2017; give the folder of one of them"):
             lits_datalist(tmp_path)
 
 
 class TestDicom:
     def test_folder_of_a_series(self, tmp_path, write_series):
         folder = write_series(tmp_path / "patient7")
-        assert lits_datalist(folder, "optional") == [{"case": "patient7", "image": str(folder), "scheme": "lits"}]
+        assert lits_datalist(folder, "optional") == [{"case": "patient7", "image": str(folder)}]
 
     def test_one_folder_a_case(self, tmp_path, write_series):
         for number in (10, 9):
@@ -233,17 +242,17 @@ class TestDicom:
 class TestLooseFiles:
     def test_folder_of_3d_files(self, tmp_path, write_nifti):
         paths = [write_nifti(tmp_path / f"{name}.nii.gz") for name in ("ct2", "ct11")]
-        expected = [{"case": path.name[:-7], "image": str(path), "scheme": "lits"} for path in paths]
+        expected = [{"case": path.name[:-7], "image": str(path)} for path in paths]
         assert lits_datalist(tmp_path, "ignore") == expected
 
     def test_any_single_file(self, tmp_path, write_nifti):
         path = write_nifti(tmp_path / "abdomen.nii")
-        assert lits_datalist(path, "optional") == [{"case": "abdomen", "image": str(path), "scheme": "lits"}]
+        assert lits_datalist(path, "optional") == [{"case": "abdomen", "image": str(path)}]
 
     @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
     def test_single_volume_with_its_segmentation(self, lits2017, write_pair, suffix):
         image, label = write_pair(lits2017, 901, suffix)
-        expected = {"case": "volume-901", "image": str(image), "label": str(label), "scheme": "lits"}
+        expected = {"case": "volume-901", "image": str(image), "label": str(label), "dataset": "lits"}
         assert lits_datalist(image) == [expected]
 
     def test_single_segmentation_asks_for_the_volume(self, lits2017):
@@ -277,7 +286,7 @@ class TestFaultyCases:
 
     def test_image_of_four_channels(self, image, write_nifti):
         write_nifti(image, (6, 5, 4, 4))
-        self.expect(image, "shape (6, 5, 4, 4), expected a 3D volume (x, y, z); a CT case is one 3D file")
+        self.expect(image, "shape (6, 5, 4, 4), expected a 3D volume (x, y, z): CT alone")
 
     def test_label_of_two_channels(self, label, write_nifti):
         write_nifti(label, (6, 5, 4, 2))
@@ -303,7 +312,7 @@ class TestFaultyCases:
 
     def test_segmentation_without_its_volume(self, image, label):
         image.unlink()
-        self.expect(label, f"a segmentation without its volume; expected {image}: copy it there, or remove the label")
+        self.expect(label, f"a label without its image; expected {image}: copy it there, or remove the label")
 
     def test_segmentation_without_its_volume_does_not_matter_to_images(self, image):
         image.unlink()
@@ -346,8 +355,8 @@ class TestFaultyCases:
             lits_cases(lits2017)
 
     def test_several_images(self, lits2017):
-        with pytest.raises(InputError, match=r"case a: 'image' is .*; expected the name of one 3D file or"):
-            check_ct_case({"case": "a", "image": [str(lits2017 / "volume-1.nii.gz")]})
+        with pytest.raises(InputError, match=r"case a, .*: expected 1 files \(CT\), got 2; give one file a modality"):
+            check_ct_case({"case": "a", "image": [str(lits2017 / f"volume-{n}.nii.gz") for n in (1, 2)]})
 
 
 class TestSplit:
@@ -468,30 +477,34 @@ class TestUnknownFolders:
             lits_datalist(tmp_path / "LiTS")
 
     def test_empty(self, tmp_path):
-        expected = r"no liver data set recognised; looked for volume-<n>.*imagesTr.*DICOM.*3D files.*; found nothing;"
+        expected = r"no data set recognised; looked for .*DICOM series.*imagesTr.*volume-<id>.*; found nothing;"
         with pytest.raises(InputError, match=expected):
             lits_datalist(tmp_path)
 
     def test_brain_data(self, brats2020):
-        expected = "found BraTS20_Training_001/.*; brain data is for the bundles ossnet_brats and nvnet_brats; check"
+        expected = "the data set is BraTS 2018 to 2022 .* but this model sees CT: there is no CT"
         with pytest.raises(InputError, match=expected):
             lits_datalist(brats2020)
 
     def test_brain_data_of_the_decathlon(self, decathlon):
-        with pytest.raises(InputError, match=r"the channels are FLAIR.*expected CT alone.*; brain data is for"):
+        with pytest.raises(InputError, match=r"names the channels FLAIR.* but this model sees CT: there is no CT"):
             lits_datalist(decathlon)
 
     def test_single_brain_file(self, brats2020):
         file = brats2020 / "BraTS20_Training_001" / "BraTS20_Training_001_flair.nii"
-        with pytest.raises(InputError, match="this is the FLAIR file of a brain case; expected a CT volume; brain"):
+        with pytest.raises(InputError, match="this is the FLAIR file of a case alone; give the case's folder"):
             lits_datalist(file)
 
     def test_liver_data_given_as_brain_data(self, lits2017):
-        with pytest.raises(InputError, match=r"no brain data set recognised.*; liver data is for the bundle"):
+        with pytest.raises(
+            InputError, match=r"the data set is LiTS 2017 .* but this model sees FLAIR, T1, T1ce, T2: there is no"
+        ):
             brats_datalist(lits2017)
 
     def test_liver_data_of_the_decathlon_given_as_brain_data(self, task03):
-        with pytest.raises(InputError, match=r"the channels are CT; expected FLAIR.*; liver data is for the"):
+        with pytest.raises(
+            InputError, match=r"names the channels CT.* but this model sees FLAIR, T1, T1ce, T2: there is no"
+        ):
             brats_datalist(task03)
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from custom_nets.errors import InputError
-from custom_nets.inferers import OccupancyInferer
 from custom_nets.inferers.chunks import ChunkSize
-from custom_nets.networks import OSSNet, PyramidOSSNet
-from tests.inferers.test_occupancy import FieldNetwork, image_for, signed_ball
+from custom_nets.networks import OSSNet, PyramidOSSNet, PyramidSettings
+from tests.inferers.fields import FieldNetwork, build_inferer, image_for, signed_ball
 
 CPU = torch.device("cpu")
 MESSAGES = {
@@ -19,7 +18,7 @@ MESSAGES = {
 
 
 class SmallMemory(FieldNetwork):
-    """Runs out of memory when asked about more than so many points at a time."""
+    """Runs out of memory when queried at more than so many points at a time."""
 
     def __init__(self, field: torch.Tensor, most: int, error: RuntimeError) -> None:
         super().__init__(field)
@@ -43,16 +42,16 @@ def ball() -> torch.Tensor:
 @pytest.mark.parametrize("mode", ["surface", "published", "dense"])
 def test_memory_that_runs_out_changes_nothing_but_the_chunks(device, mode):
     network = SmallMemory(ball(), 300, MESSAGES[device])
-    inferer = OccupancyInferer(mode=mode)
+    inferer = build_inferer(mode=mode)
     result = inferer(image_for(ball()), network)
-    expected = OccupancyInferer(mode=mode)(image_for(ball()), FieldNetwork(ball()))
+    expected = build_inferer(mode=mode)(image_for(ball()), FieldNetwork(ball()))
     assert torch.equal(result, expected)
     assert 150 < max(map(len, network.calls)) <= 300
     assert inferer.stats.queries == sum(map(len, network.calls))
 
 
 def test_what_did_not_fit_is_not_tried_again_and_told_once(caplog):
-    network, inferer = SmallMemory(ball(), 300, MESSAGES["gpu"]), OccupancyInferer()
+    network, inferer = SmallMemory(ball(), 300, MESSAGES["gpu"]), build_inferer()
     tried = []
     decode = network.decode
     network.decode = lambda latent, image, points: (tried.append(points.shape[1]), decode(latent, image, points))[1]
@@ -66,25 +65,25 @@ def test_what_did_not_fit_is_not_tried_again_and_told_once(caplog):
 
 def test_memory_that_never_suffices_is_an_error_of_one_line():
     with pytest.raises(InputError, match="does not suffice to decode even") as raised:
-        OccupancyInferer()(image_for(ball()), SmallMemory(ball(), 3, MESSAGES["gpu"]))
+        build_inferer()(image_for(ball()), SmallMemory(ball(), 3, MESSAGES["gpu"]))
     assert "\n" not in str(raised.value)
 
 
 def test_other_errors_are_raised():
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        OccupancyInferer()(image_for(ball()), SmallMemory(ball(), 3, RuntimeError("mat1 and mat2 shapes")))
+        build_inferer()(image_for(ball()), SmallMemory(ball(), 3, RuntimeError("mat1 and mat2 shapes")))
 
 
 def test_memory_limit_bounds_the_chunks():
     network = Greedy(ball())
-    OccupancyInferer(mode="dense", memory_limit=100 / 1024)(image_for(ball()), network)
+    build_inferer(mode="dense", memory_limit=100 / 1024)(image_for(ball()), network)
     assert max(map(len, network.calls)) == 100
 
 
 @pytest.mark.parametrize("points", ["auto", None])
 def test_auto_is_what_the_network_prefers(points):
     chunk = ChunkSize(points)
-    assert chunk.choose(PyramidOSSNet(points_per_chunk=777), CPU) == 777
+    assert chunk.choose(PyramidOSSNet(settings=PyramidSettings(points_per_chunk=777)), CPU) == 777
     assert chunk.choose(OSSNet(grid_size=(16, 16, 16)), CPU) == 2048
 
 

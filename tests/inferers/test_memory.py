@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 from custom_nets.inferers.memory import estimate_memory
 from custom_nets.networks import NvNet, OSSNet, PyramidOSSNet
 
@@ -32,9 +32,9 @@ def test_the_estimate_is_near_what_is_held(kind):
     network = PyramidOSSNet(4, 2) if kind == "pyramid" else OSSNet(kind, 4, 2, **size)
     network.eval()
     image = torch.randn(1, 4, *SIZE)
-    inferer = OccupancyInferer(mode="dense", points_per_chunk=8192)
+    inferer = OccupancyInferer(SearchSettings("dense"), points_per_chunk=8192)
     with torch.no_grad():
-        network.bind(network.encode(image), image)(torch.zeros(1, 512, 3, dtype=torch.int64))  # compiles
+        network.prepare_decoder(network.encode(image), image)(torch.zeros(1, 512, 3, dtype=torch.int64))  # compiles
     parts = estimate_memory(network, inferer, (4, *SIZE), CPU)
     held = largest_sum_of_tensors(lambda: inferer(image, network)) / 2**30
     estimated = parts["peak"] - parts["image"] - parts["weights"]

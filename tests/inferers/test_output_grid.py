@@ -16,9 +16,11 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from custom_nets.errors import InputError
-from custom_nets.inferers.occupancy import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer
 from custom_nets.inferers.output_grid import spanning_grid
+from custom_nets.networks import OccupancyNetwork
 from custom_nets.transforms.saving.meshes import region_mesh
+from tests.inferers.fields import build_inferer
 
 Field = Callable[[np.ndarray], np.ndarray]
 
@@ -28,7 +30,7 @@ class AnalyticLatent(NamedTuple):
     segmentation: torch.Tensor | None
 
 
-class AnalyticNetwork(nn.Module):
+class AnalyticNetwork(nn.Module, OccupancyNetwork):
     """An occupancy network whose logits are known functions of the place in world millimetres, one a region."""
 
     accepts_positions = True
@@ -52,7 +54,7 @@ class AnalyticNetwork(nn.Module):
         return torch.from_numpy(np.stack([field(world) for field in self.fields], axis=-1)).float()[None]
 
 
-class WholeVoxels(nn.Module):
+class WholeVoxels(nn.Module, OccupancyNetwork):
     def encode(self, image: torch.Tensor) -> None:
         return None
 
@@ -130,7 +132,7 @@ def regions_for(affine: np.ndarray, shape: tuple[int, ...] = SHAPE) -> tuple[Fie
 
 
 def infer(image: torch.Tensor, network: nn.Module, **options: object) -> MetaTensor:
-    return OccupancyInferer(**options)(image, network)  # type: ignore[arg-type, return-value]
+    return build_inferer(**options)(image, network)  # type: ignore[arg-type, return-value]
 
 
 # where the voxels of the result lie
@@ -343,13 +345,13 @@ def test_chunk_size_changes_nothing(mode: str) -> None:
 
 
 def test_coarse_step_counts_voxels_of_the_result() -> None:
-    inferer = OccupancyInferer(coarse_step=4, output_spacing=0.5)
+    inferer = build_inferer(coarse_step=4, output_spacing=0.5)
     inferer(torch.zeros(1, 1, 16, 16, 8), AnalyticNetwork(lambda world: np.full(len(world), -5.0)))
     assert inferer.stats.queries == 9 * 9 * 5  # 32 x 32 x 16 voxels: every fourth and the last
 
 
 def test_stats_count_the_voxels_of_the_result() -> None:
-    inferer = OccupancyInferer(mode="dense", output_spacing=0.5)
+    inferer = build_inferer(mode="dense", output_spacing=0.5)
     inferer(torch.zeros(2, 1, 4, 5, 6), AnalyticNetwork(ball(np.zeros(3), 2.0)))
     assert inferer.stats.voxels == inferer.stats.queries == 2 * 8 * 10 * 12
 
@@ -432,13 +434,13 @@ def test_decode_is_given_a_latent_without_meta_data() -> None:
     assert infer(image, MetaLatent()).shape == (2, 1, *SHAPE)
 
 
-@pytest.mark.parametrize(("asked", "preferred", "expected"), [(None, 300, 300), (100, 300, 100), (None, None, 1386)])
+@pytest.mark.parametrize(("wanted", "preferred", "expected"), [(None, 300, 300), (100, 300, 100), (None, None, 1386)])
 def test_chunks_are_what_the_user_or_else_the_network_wants(
-    asked: int | None, preferred: int | None, expected: int
+    wanted: int | None, preferred: int | None, expected: int
 ) -> None:
     network = AnalyticNetwork(ball(np.zeros(3), 1.0))
     network.preferred_chunk = lambda device: preferred  # type: ignore[assignment]
-    infer(torch.zeros(1, 1, *SHAPE), network, mode="dense", points_per_chunk=asked)
+    infer(torch.zeros(1, 1, *SHAPE), network, mode="dense", points_per_chunk=wanted)
     assert max(call.shape[1] for call in network.calls) == expected  # 1386 voxels: fewer than the default
 
 
@@ -453,7 +455,7 @@ def test_output_spacing_that_is_no_length_is_refused(spacing: object) -> None:
 
 def test_published_search_refuses_another_spacing() -> None:
     with pytest.raises(InputError, match=r"output_spacing is 0\.5, but mode 'published' knows whole voxels only"):
-        OccupancyInferer(mode="published", output_spacing=0.5)
+        build_inferer(mode="published", output_spacing=0.5)
 
 
 def test_network_of_whole_voxels_is_refused() -> None:

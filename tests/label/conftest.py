@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from custom_nets.datasets import brats_datalist
+from custom_nets.datasets import datalist
 from custom_nets.tools import fetch_bundle, pack_bundle, stack_case, write_abdomen_phantoms, write_brain_phantoms
 from tests.label.server import Server
 from tests.tools.conftest import copy_bundle
@@ -15,7 +15,7 @@ from tests.tools.conftest import copy_bundle
 SMALL = {
     "nvnet_brats": {"crop_size": [32, 32, 16], "init_filters": 8, "latent_size": 8},
     "ossnet_brats": {"image_size": [32, 32, 24], "channels": [8, 8], "hidden_features": 16, "num_points": 512},
-    "ossnet_lits": {"spacing": 8.0, "reduction": 1, "channels": [8, 8, 8], "hidden_features": 16, "num_points": 64},
+    "ossnet_lits": {"spacing": 8.0, "downsampling": 1, "channels": [8, 8, 8], "hidden_features": 16, "num_points": 64},
 }
 BRAINS, LIVERS = ["nvnet_brats", "ossnet_brats"], ["ossnet_lits"]
 
@@ -53,7 +53,7 @@ def commands() -> Path:
 def brain_server(commands, tmp_path_factory):
     folder = tmp_path_factory.mktemp("brain")
     write_brain_phantoms(folder / "data", 2, (32, 32, 24), seed=2, progress=False)
-    items = brats_datalist(folder / "data")
+    items = datalist(folder / "data")
     (folder / "studies").mkdir()
     (folder / "labels").mkdir()
     for item in items:

@@ -1,10 +1,12 @@
-"""What occupancy networks share: the choice of uncertain points, in every network that has encode and decode."""
+"""What occupancy networks declare and share: the protocol, its check, and the choice of uncertain points."""
 
 import pytest
 import torch
+from torch import nn
 
-from custom_nets.networks import Latent, OSSNet, PyramidOSSNet
-from custom_nets.networks.base import OccupancyNetworkBase, resize_to_grid
+from custom_nets.errors import InputError
+from custom_nets.networks import Latent, NvNet, OccupancyNetwork, OSSNet, PyramidOSSNet
+from custom_nets.networks.base import OccupancyNetworkBase, check_occupancy_network, divisor_of
 
 
 class Stripes(OccupancyNetworkBase):
@@ -22,7 +24,7 @@ def line(*values):
     return torch.tensor([[(v, 0, 0) for v in values]])
 
 
-def test_the_least_certain_candidates_are_answered():
+def test_the_least_certain_candidates_are_decoded():
     points = line(50, 60, 0, 11, 7, 40, 10)
     logits, _, chosen = Stripes(8)(torch.zeros(1, 1, 4, 4, 4), points, candidates=5, uncertain=2)
     assert chosen.tolist() == [[0, 1, 6, 3]]
@@ -63,22 +65,79 @@ def test_every_network_chooses(net):
     logits.sum().backward()
 
 
-@pytest.mark.parametrize("grid", [(5, 4, 3), (4, 9, 3), (7, 9, 8)])
-def test_resizing_averages_cells_where_the_grid_is_coarser_and_interpolates_where_it_is_finer(grid):
-    image = torch.randn(2, 1, 7, 6, 8, generator=torch.Generator().manual_seed(0))
-    expected = image
-    for axis, cells in enumerate(grid):
-        size = list(expected.shape[2:])
-        size[axis] = cells
-        finer = cells > expected.shape[2 + axis]
-        resize = torch.nn.functional.interpolate if finer else torch.nn.functional.adaptive_avg_pool3d
-        keys = {"mode": "trilinear", "align_corners": False} if finer else {}
-        expected = resize(expected, tuple(size), **keys)
-    torch.testing.assert_close(resize_to_grid(image, grid), expected, atol=1e-5, rtol=1e-5)
+class Lookup(OccupancyNetwork):
+    """Encode and decode, and nothing declared."""
+
+    def encode(self, image):
+        return None
+
+    def decode(self, latent, image, points):
+        return points[..., :1].float()
 
 
-def test_half_precision_images_are_averaged_in_float32():
-    image = torch.randn(2, 1, 9, 8, 6, generator=torch.Generator().manual_seed(0)).half()
-    torch.testing.assert_close(
-        resize_to_grid(image, (4, 3, 3)), resize_to_grid(image.float(), (4, 3, 3)), atol=1e-6, rtol=1e-6
-    )
+def test_all_but_encode_and_decode_has_a_default():
+    network, image = Lookup(), torch.zeros(1, 1, 4, 4, 4)
+    assert (network.divisor, network.accepts_positions, network.counts_in_mm) == (1, False, False)
+    assert (network.bytes_per_point, network.prepared_bytes(image)) == (0, 0)
+    assert network.preferred_chunk(torch.device("cpu")) is None
+    assert network.encode_spaced(image, torch.ones(1, 3)) is None
+    assert network.prepare_decoder(None, image)(line(3)).item() == 3
+
+
+def test_a_network_must_encode_and_decode():
+    class OnlyEncodes(OccupancyNetwork):
+        def encode(self, image):
+            return None
+
+    with pytest.raises(TypeError, match=r"abstract method '?decode"):
+        OnlyEncodes()
+
+
+def test_a_network_with_every_member_need_not_be_derived():
+    members = {name: value for name, value in vars(OccupancyNetwork).items() if not name.startswith("_")}
+    network = type("Structural", (), {**members, "encode": Lookup.encode, "decode": Lookup.decode})()
+    assert check_occupancy_network(network, "a test") is network
+
+
+def test_a_wrapper_is_looked_through():
+    network = OSSNet("onet", 1, 1, grid_size=(16, 16, 16), hidden_features=8)
+    assert check_occupancy_network(nn.DataParallel(network), "a test") is network
+    assert divisor_of(nn.DataParallel(NvNet(init_filters=8, vae=False))) == 8
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Conv3d(1, 1, 1), "Conv3d is no occupancy network, it has no .*encode, decode"),
+        # SegResNet has an encode and a decode too, of other arguments.
+        (
+            NvNet(init_filters=8, vae=False),
+            "NvNet is no occupancy network, it has no accepts_positions, .*VolumeInf",
+        ),
+        (OSSNet, r"got the class OSSNet; a test needs a network, such as OSSNet\(\)"),
+        (None, "NoneType is no occupancy network"),
+    ],
+    ids=["convolution", "nvnet", "class", "none"],
+)
+def test_what_is_no_occupancy_network_is_named_in_one_line(network, message):
+    with pytest.raises(InputError, match=message) as raised:
+        check_occupancy_network(network, "a test")
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_networks_declare_what_tells_them_apart():
+    image = torch.zeros(1, 2, 8, 8, 8)
+    plain, mixed = (OSSNet(v, 2, 1, grid_size=(16, 16, 16), hidden_features=8) for v in ("c", "d"))
+    assert not plain.accepts_positions
+    assert (plain.prepared_bytes(image), mixed.prepared_bytes(image)) == (0, image.numel() * 4)
+    assert mixed.bytes_per_point > plain.bytes_per_point > 0
+    pyramid, in_mm = (PyramidOSSNet(2, 1, channels=(8, 8), hidden_features=8, spacing=s) for s in (None, 1.0))
+    assert pyramid.accepts_positions
+    assert (pyramid.counts_in_mm, in_mm.counts_in_mm) == (False, True)
+    assert [divisor_of(n) for n in (plain, pyramid, NvNet(init_filters=8, vae=False), nn.Conv3d(1, 1, 1))] == [
+        1,
+        1,
+        8,
+        1,
+    ]

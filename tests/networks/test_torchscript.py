@@ -5,20 +5,22 @@ import io
 import pytest
 import torch
 
-from custom_nets.networks import NvNet, OSSNet, PyramidOSSNet
+from custom_nets.networks import NvNet, OSSNet, PyramidOSSNet, PyramidSettings
 
 SIZES = [(8, 16, 8), (16, 8, 24)]
 
 
 def network(kind: str):
     torch.manual_seed(0)
-    pyramid = {"channels": (8, 8, 16), "hidden_features": 16, "points_per_chunk": 600}
+    pyramid = {"channels": (8, 8, 16), "hidden_features": 16}
+    settings = PyramidSettings(points_per_chunk=600)
     if kind == "nvnet":
         net = NvNet(init_filters=8, crop_size=(16, 16, 16))
     elif kind == "pyramid":
-        net = PyramidOSSNet(4, 3, **pyramid)
+        net = PyramidOSSNet(4, 3, settings=settings, **pyramid)
     elif kind == "pyramid in mm":
-        net = PyramidOSSNet(4, 2, spacing=1.0, contrast=(0.2, 0.5), top_down=True, **pyramid)
+        settings = PyramidSettings(points_per_chunk=600, top_down=True)
+        net = PyramidOSSNet(4, 2, spacing=1.0, contrast=(0.2, 0.5), settings=settings, **pyramid)
     else:
         net = OSSNet(kind, 4, 3, grid_size=(24, 16, 20), encoder_channels=(8, 16), hidden_features=16)
     with torch.no_grad():

@@ -99,7 +99,3 @@ def test_they_infer_through_monais_functions_from_anywhere(python, downloaded, t
     run(python, tmp_path, "-c", script)
     for name in NAMES:
         check_results(downloaded / "out" / name, downloaded / "data" / name)
-
-
-def test_the_command_line_comes_with_a_bundle(python, downloaded):
-    run(python, downloaded / NAMES[0], "-m", "custom_nets", "info")

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import subprocess
+import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from custom_nets.errors import InputError
 from custom_nets.tools import pack_bundle
 from custom_nets.tools.bundle_checks import bundle_faults
 from tests.conftest import REPOSITORY
+from tests.test_imports import MODULES, imports, room_of
 from tests.tools.conftest import NAMES, copy_bundle
 
 
@@ -49,10 +52,35 @@ def test_the_zip_holds_one_folder_with_what_is_needed_to_run(bundle, tmp_path):
         "configs/inference.json",
         "docs/README.md",
         "LICENSE",
-        "custom_nets/tools/cli.py",
+        "custom_nets/networks/pyramid/network.py",
     } <= inside
     assert not {name for name in inside if name.startswith("results") or "pycache" in name}
     assert "models/checkpoint_last.pt" not in inside
+
+
+def test_what_only_a_person_uses_is_not_packed(bundle, tmp_path):
+    """Commands, phantoms, conversion, packing: a quarter of the code."""
+    with zipfile.ZipFile(pack_bundle(bundle, tmp_path)) as archive:
+        inside = {name.removeprefix("ossnet_brats/") for name in archive.namelist()}
+    code = {file.relative_to(REPOSITORY).as_posix() for file in (REPOSITORY / "custom_nets").rglob("*.py")}
+    left_out = {name for name in code if name.startswith("custom_nets/tools/")} | {"custom_nets/__main__.py"}
+    assert {name for name in inside if name.endswith(".py")} == code - left_out
+    assert not {name for name in inside if "tools" in name.split("/")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_package_that_packed_code_imports_is_listed(name):
+    """DICOM alone, which brain bundles do not read, needs itk."""
+    metadata = json.loads((REPOSITORY / "bundles" / name / "configs" / "metadata.json").read_text())
+    listed = {"monai", "torch", "numpy", *metadata["required_packages_version"]}
+    code = [path for path in MODULES if room_of(path) not in ("tools", "__main__")]
+    optional = re.findall(r'optional_import\(\s*"(\w+)', "".join(path.read_text() for path in code))
+    found = {name.split(".")[0] for path in code for name in imports(path)} | set(optional)
+    packages = packages_distributions()
+    others = found - set(sys.stdlib_module_names) - {"custom_nets", "itk", "triton"}  # triton comes with PyTorch
+    needed = {packages[package][0] for package in others}
+    assert {"nibabel", "PyYAML", "tqdm"} <= needed
+    assert needed - listed == set()
 
 
 def test_checksums_fit_the_unpacked_bundle(bundle, tmp_path):

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
+from custom_nets.datasets import record_names
 from custom_nets.errors import InputError
 from custom_nets.transforms.regions import (
-    SCHEMES,
     LabelsToRegions,
     LabelsToRegionsd,
     NestRegions,
@@ -25,10 +25,10 @@ def volume(numbers) -> torch.Tensor:
     return torch.tensor(list(numbers)).reshape(1, -1, 1, 1)
 
 
-@pytest.mark.parametrize("scheme", NUMBERS)
-def test_regions_of_each_release(scheme):
-    necrotic, oedema, enhancing = NUMBERS[scheme]
-    regions = LabelsToRegions(scheme)(volume([0, necrotic, oedema, enhancing])).flatten(1)
+@pytest.mark.parametrize("dataset", NUMBERS)
+def test_regions_of_each_release(dataset):
+    necrotic, oedema, enhancing = NUMBERS[dataset]
+    regions = LabelsToRegions(dataset)(volume([0, necrotic, oedema, enhancing])).flatten(1)
     assert regions.tolist() == [[0, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]]
 
 
@@ -37,10 +37,10 @@ def test_resection_cavity_is_in_no_region():
 
 
 @given(st.sampled_from(list(NUMBERS)), st.lists(st.integers(0, 3), min_size=1, max_size=30))
-def test_round_trip(scheme, picks):
-    numbers = (0, *NUMBERS[scheme])
+def test_round_trip(dataset, picks):
+    numbers = (0, *NUMBERS[dataset])
     labels = volume(numbers[p] for p in picks)
-    assert torch.equal(RegionsToLabels(scheme)(LabelsToRegions(scheme)(labels)).long(), labels)
+    assert torch.equal(RegionsToLabels(dataset)(LabelsToRegions(dataset)(labels)).long(), labels)
 
 
 def test_inner_regions_are_confined_to_outer_ones():
@@ -54,26 +54,26 @@ def test_one_region_alone_is_written_as_its_outermost_label():
 
 
 def test_outermost_regions_can_be_kept_alone():
-    assert LabelsToRegions("brats2018", num_regions=1)(volume([0, 1, 2, 4])).flatten(1).tolist() == [[0, 1, 1, 1]]
+    assert LabelsToRegions("brats2018", regions=["WT"])(volume([0, 1, 2, 4])).flatten(1).tolist() == [[0, 1, 1, 1]]
 
 
 def test_float_labels_with_whole_values_are_accepted():
     assert LabelsToRegions("brats2018")(volume([4.0])).flatten().tolist() == [1, 1, 1]
 
 
-def test_unknown_number_names_case_and_scheme():
-    with pytest.raises(InputError, match=r"case-7: label numbers 3 are not in the scheme 'brats2018'"):
+def test_unknown_number_names_case_and_dataset():
+    with pytest.raises(InputError, match=r"case-7: label numbers 3 are not in the record 'brats2018'"):
         LabelsToRegionsd("label")({"label": volume([0, 3]), "case": "case-7"})
 
 
-def test_scheme_of_the_item_wins():
-    item = LabelsToRegionsd("label", scheme="brats2018")({"label": volume([3]), "scheme": "brats2023"})
+def test_dataset_of_the_item_wins():
+    item = LabelsToRegionsd("label", dataset="brats2018")({"label": volume([3]), "dataset": "brats2023"})
     assert item["label"].flatten().tolist() == [1, 1, 1]
-    assert RegionsToLabelsd("label")({"label": item["label"], "scheme": "brats2023"})["label"].item() == 3
+    assert RegionsToLabelsd("label")({"label": item["label"], "dataset": "brats2023"})["label"].item() == 3
 
 
-def test_unknown_scheme_lists_the_known_ones():
-    with pytest.raises(InputError, match=", ".join(SCHEMES)):
+def test_unknown_dataset_lists_the_known_ones():
+    with pytest.raises(InputError, match=", ".join(record_names())):
         LabelsToRegions("brats1999")
 
 
@@ -82,7 +82,7 @@ def test_liver_holds_its_tumours():
 
 
 def test_a_liver_without_tumour_has_an_empty_tumour_channel():
-    regions = LabelsToRegionsd("label", scheme="lits")({"label": volume([0, 1, 1]), "case": "c1"})["label"]
+    regions = LabelsToRegionsd("label", dataset="lits")({"label": volume([0, 1, 1]), "case": "c1"})["label"]
     assert regions.flatten(1).tolist() == [[0, 1, 1], [0, 0, 0]]
 
 
@@ -109,7 +109,7 @@ def test_nesting_keeps_type_and_metadata(dtype):
 
 def nested_of(in_place):
     regions = torch.tensor([0.25, 0.75]).reshape(2, 1, 1, 1)
-    NestRegions(in_place)(regions)
+    NestRegions(in_place=in_place)(regions)
     return regions.flatten().tolist()
 
 
@@ -130,5 +130,5 @@ def test_labels_of_half_precision_are_those_of_single_precision(values):
 def test_a_number_on_one_slice_alone_is_found():
     labels = torch.zeros(1, 4, 3, 2)
     labels[0, 3, 1, 1] = 7
-    with pytest.raises(InputError, match="label numbers 7 are not in the scheme 'lits'"):
+    with pytest.raises(InputError, match="label numbers 7 are not in the record 'lits'"):
         LabelsToRegions("lits")(labels)

@@ -5,6 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Invertd, Spacingd
 
+from custom_nets.errors import InputError
 from custom_nets.transforms import ResampleSpacingd
 
 
@@ -44,3 +45,21 @@ def test_a_missing_key_may_be_allowed():
     item = an_item()
     del item["label"]
     assert "label" not in ResampleSpacingd(["image", "label"], pixdim=1.0, allow_missing_keys=True)(item)
+
+
+def test_more_than_the_memory_is_refused_before():
+    image = MetaTensor(torch.zeros(1, 8, 8, 8), affine=torch.diag(torch.tensor([8000.0, 8000.0, 8000.0, 1.0])))
+    with pytest.raises(
+        InputError, match="case A: 'image' has a spacing of 8000 x 8000 x 8000 mm; resampled it would be"
+    ):
+        ResampleSpacingd("image", pixdim=1.0)({"image": image, "case": "A"})
+
+
+def test_memory_counts_what_the_result_takes(monkeypatch):
+    image = MetaTensor(torch.zeros(2, 8, 8, 8), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    needed = 2 * 16**3 * 4
+    monkeypatch.setattr("custom_nets.transforms.spacing.physical_memory", lambda: needed)
+    assert "image" in ResampleSpacingd("image", pixdim=[1.0] * 3)({"image": image})
+    monkeypatch.setattr("custom_nets.transforms.spacing.physical_memory", lambda: needed - 1)
+    with pytest.raises(InputError, match="16 x 16 x 16 voxels"):
+        ResampleSpacingd("image", pixdim=[1.0] * 3)({"image": image})

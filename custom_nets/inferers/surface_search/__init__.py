@@ -1,1 +1,1 @@
-"""The search for the voxels that a network must be asked about."""
+"""The search for the voxels at which a network must be queried."""

@@ -1,4 +1,4 @@
-"""One lattice of the surface search: what is believed at its points, and which of them were asked."""
+"""One lattice of the surface search: what is believed at its points, and which of them were queried."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _POINTS_AT_ONCE = 1 << 17
 
 
 class Level:
-    """Asks about points of one lattice until every pair of face neighbours that differ has been asked on both sides.
+    """Queries points of one lattice until both points of every pair of face neighbours that differ were queried.
 
-    The points live in a lattice with a rim of one point that counts as asked: neighbours need no test for the border.
+    The points live in a lattice with a rim of one point that counts as queried: neighbours need no test for the border.
 
     Args:
         axes: voxel indices of the lattice along H, W and D.
         values: what is believed at its points `[R, h, w, d]`, corrected in place.
         cut: a point lies in a region where its value is strictly above this.
-        ask: given flat voxel indices `[N]` and the name under which they are counted, returns values `[R, N]`.
+        query: given flat voxel indices `[N]` and the name under which they are counted, returns values `[R, N]`.
         shape: size of the whole volume (H, W, D).
     """
 
@@ -29,13 +29,13 @@ class Level:
         axes: Axes,
         values: torch.Tensor,
         cut: float,
-        ask: Callable[[torch.Tensor, str], torch.Tensor],
+        query: Callable[[torch.Tensor, str], torch.Tensor],
         shape: Shape,
     ) -> None:
         self.axes = axes
         self.values = values
         self.cut = cut
-        self._ask = ask
+        self._query = query
         self._volume = shape
         height, width, depth = (len(axis) for axis in axes)
         self.shape: Shape = (height, width, depth)
@@ -57,31 +57,31 @@ class Level:
         return to_flat(torch.stack(placed, dim=-1), self.shape)
 
     def unseen(self, points: torch.Tensor) -> torch.Tensor:
-        """Those of the points (flat, in the lattice) that were not asked yet."""
+        """Those of the points (flat, in the lattice) that were not queried yet."""
         return points[~self.seen.view(-1)[self._to_rimmed(points)]]
 
     def mark(self, points: torch.Tensor) -> None:
-        """Counts points (flat, in the lattice) as asked."""
+        """Counts points (flat, in the lattice) as queried."""
         self.seen.view(-1)[self._to_rimmed(points)] = True
 
     def learn(self, points: torch.Tensor, values: torch.Tensor) -> None:
-        """Takes over the values `[R, N]` of points (flat, in the lattice) that were asked."""
+        """Takes over the values `[R, N]` of points (flat, in the lattice) that were queried."""
         self.mark(points)
         self.values.view(len(self.values), -1)[:, points] = values
 
-    def ask(self, points: torch.Tensor, stage: str) -> torch.Tensor:
-        """Asks about points (flat, in the lattice) none of which was asked before.
+    def query(self, points: torch.Tensor, stage: str) -> torch.Tensor:
+        """Queries points (flat, in the lattice) none of which was queried before.
 
         Returns:
             Those whose value crossed the cut in some region.
         """
         before = self.values.view(len(self.values), -1)[:, points] > self.cut
-        after = self._ask(self._to_voxels(points), stage)
+        after = self._query(self._to_voxels(points), stage)
         self.learn(points, after)
         return points[((after > self.cut) != before).any(dim=0)]
 
     def beside(self, points: torch.Tensor) -> torch.Tensor:
-        """The unasked face neighbours of points (flat, in the lattice) that differ from them in some region.
+        """The unseen face neighbours of points (flat, in the lattice) that differ from them in some region.
 
         In ascending order, each once: neighbours in memory make neighbours in a chunk.
         """
@@ -97,7 +97,7 @@ class Level:
         return torch.unique(torch.cat(found))
 
     def beside_surfaces(self) -> torch.Tensor:
-        """All unasked points with a face neighbour that differs in some region, by a look at the whole lattice."""
+        """All unseen points with a face neighbour that differs in some region, by a look at the whole lattice."""
         inside = self.values > self.cut
         found = torch.zeros(self.shape, dtype=torch.bool, device=inside.device)
         for axis in range(3):
@@ -109,13 +109,13 @@ class Level:
         return found.view(-1).nonzero()[:, 0]
 
     def follow(self, frontier: torch.Tensor, stage: str) -> int:
-        """Asks about points, then about the neighbours that contradict the answers, until nothing contradicts them.
+        """Queries points, then the neighbours that contradict the results, until nothing contradicts them.
 
-        An unasked point off the frontier agrees with all its neighbours. It can cease to do so only when one of them
+        An unseen point off the frontier agrees with all its neighbours. It can cease to do so only when one of them
         changes, so what is beside the changed points is exactly the next frontier.
 
         Args:
-            frontier: unasked points (flat, in the lattice).
+            frontier: unseen points (flat, in the lattice).
             stage: the name under which they are counted; what follows from them counts as "surface".
 
         Returns:
@@ -123,7 +123,7 @@ class Level:
         """
         rounds = 0
         while len(frontier):
-            frontier = self.beside(self.ask(frontier, stage))
+            frontier = self.beside(self.query(frontier, stage))
             stage = "surface"
             rounds += 1
         return rounds

@@ -1,12 +1,11 @@
-"""Asking an occupancy network about voxels in chunks of bounded size, and counting what was asked."""
+"""Queries of an occupancy network in chunks of bounded size, and their number."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -14,26 +13,20 @@ from custom_nets.errors import InputError
 from custom_nets.inferers.chunks import ChunkSize
 from custom_nets.inferers.output_grid import OutputGrid
 from custom_nets.inferers.surface_search.lattice import Shape, to_points
+from custom_nets.networks.base import OccupancyNetwork
 from custom_nets.networks.pade.activation import ran_out_of_memory
-
-
-class OccupancyNetwork(Protocol):
-    """What an inferer needs of a network."""
-
-    encode: Callable[..., Any]
-    decode: Callable[..., torch.Tensor]
 
 
 @dataclasses.dataclass
 class QueryStats:
-    """What one call of an inferer asked of the network.
+    """The queries of one call of an inferer, and its times.
 
     Args:
         voxels: voxels of the result, over the batch.
-        stages: for each batch item, points asked in each stage.
-        rounds: for each batch item, how often the surface was widened until nothing new was left to ask.
+        stages: for each batch item, points queried in each stage.
+        rounds: for each batch item, how often the surface was widened until nothing new was left to query.
         encode_seconds: time in `network.encode`.
-        decode_seconds: time in `network.bind` and `network.decode`.
+        decode_seconds: time in `network.prepare_decoder` and the decoder.
         search_seconds: all the rest: choosing points and writing results.
     """
 
@@ -46,28 +39,28 @@ class QueryStats:
 
     @property
     def queries(self) -> int:
-        """Points asked in total."""
+        """Points queried in total."""
         return sum(self.queries_per_item)
 
     @property
     def queries_per_item(self) -> list[int]:
-        """Points asked for each batch item."""
+        """Points queried for each batch item."""
         return [sum(stages.values()) for stages in self.stages]
 
     @property
     def queries_per_stage(self) -> dict[str, int]:
-        """Points asked in each stage, over the batch."""
+        """Points queried in each stage, over the batch."""
         names = dict.fromkeys(name for stages in self.stages for name in stages)
         return {name: sum(stages.get(name, 0) for stages in self.stages) for name in names}
 
     @property
     def fraction(self) -> float:
-        """Points asked for each voxel of the result; 1 for the dense mode."""
+        """Points queried for each voxel of the result; 1 for the dense mode."""
         return self.queries / self.voxels if self.voxels else 0.0
 
 
 class VolumeQuery:
-    """Asks the network about voxels of one batch item's result.
+    """Queries the network at voxels of one batch item's result.
 
     Args:
         network: see `OccupancyNetwork`.
@@ -76,7 +69,7 @@ class VolumeQuery:
         chunk: how many points the network is given at a time.
         stats: where to count; one entry is added to its `stages` and `rounds`.
         grid: where the voxels lie; None: they are the image's, and the network is given whole voxel indices.
-        dtype: precision of the decoder, given to `network.bind` where there is one; None: as that thinks best.
+        dtype: precision of the decoder, see `OccupancyNetwork.prepare_decoder`.
     """
 
     def __init__(
@@ -93,7 +86,7 @@ class VolumeQuery:
         self.latent = latent
         start = perf_counter()
         self._size = chunk.choose(network, image.device)
-        self._answer = _bound(network, latent, image, dtype)
+        self._decoder = network.prepare_decoder(latent, image, dtype)
         stats.decode_seconds += perf_counter() - start
         self.image = image
         self.chunk = chunk
@@ -174,7 +167,7 @@ class VolumeQuery:
 
     def _decode(self, flat: torch.Tensor) -> torch.Tensor:
         points = to_points(flat, self.shape) if self.grid is None else self.grid.positions(flat)
-        logits = self._answer(points[None])
+        logits = self._decoder(points[None])
         if logits.ndim != 3 or logits.shape[:2] != (1, len(flat)):
             msg = (
                 f"{type(self.network).__name__}.decode gave logits of shape {list(logits.shape)}; "
@@ -182,14 +175,6 @@ class VolumeQuery:
             )
             raise InputError(msg)
         return logits[0].float()
-
-
-def _bound(
-    network: OccupancyNetwork, latent: Any, image: torch.Tensor, dtype: torch.dtype | None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Points `[1, N, 3]` to logits `[1, N, R]`, with what is constant computed once where the network knows how."""
-    bind = getattr(network, "bind", None)
-    return partial(network.decode, latent, image) if bind is None else bind(latent, image, dtype)
 
 
 def synchronize(device: torch.device) -> None:

@@ -22,6 +22,7 @@ from custom_nets.inferers.surface_search.lattice import (
 )
 from custom_nets.inferers.surface_search.levels import Level
 from custom_nets.inferers.surface_search.queries import VolumeQuery
+from custom_nets.inferers.surface_search.settings import SearchSettings, SurfaceSteps
 
 # Beyond this a logit says "sure", not "how far": unclipped, a very sure lattice point would push the guessed
 # surface far into its unsure neighbour's half of the cell.
@@ -29,26 +30,12 @@ _SURE_LOGIT = 4.0
 _BARELY = 1e-6
 
 
-class SurfaceSteps(NamedTuple):
-    """Spacing of the lattices along H, W and D, in voxels.
-
-    Attributes:
-        coarse: of the lattice that the search starts from.
-        scan: of the lattice asked where the prior rules everything out; None: nothing is asked there.
-        candidate: of a last lattice, inside the outermost region as it was found; None: there is none.
-    """
-
-    coarse: Shape
-    scan: Shape | None = None
-    candidate: Shape | None = None
-
-
 class _Lattice(NamedTuple):
     """One lattice of the search.
 
     Attributes:
         axes: its voxel indices along H, W and D.
-        stage: the name under which the points are counted that are asked whatever is known.
+        stage: the name under which the points are counted that are queried whatever is known.
         mask: which these are `[h, w, d]`; None: all of them.
     """
 
@@ -61,28 +48,24 @@ def surface_volume(
     query: VolumeQuery,
     allocate: Callable[[int], torch.Tensor],
     steps: SurfaceSteps,
-    threshold: float,
-    prior: str,
-    prior_threshold: float,
+    settings: SearchSettings,
 ) -> None:
     """Fills one volume by following the surfaces of its regions, from a coarse lattice to finer ones and the voxels.
 
     A finer lattice, of half the step, starts from the interpolated coarser one. Then only those of its points are
-    asked that a face neighbour contradicts, until nothing is contradicted any more. So at the end each pair of face
-    neighbours on different sides of the threshold has been asked, both of them, and no voxel was asked twice: whatever
-    the first guesses, each 6-connected foreground or background component of the dense result is either right in every
-    voxel, or wrong in every voxel and then none of them was asked.
+    queried that a face neighbour contradicts, until nothing is contradicted any more. So at the end each pair of face
+    neighbours on different sides of the threshold has been queried, both of them, and no voxel was queried twice:
+    whatever the first guesses, each 6-connected foreground or background component of the dense result is either right
+    in every voxel, or wrong in every voxel and then none of them was queried.
 
     Args:
-        query: the item to ask about.
+        query: queries the item.
         allocate: given the number of regions, returns a volume of zeros to fill `[R, H, W, D]`.
         steps: of the lattices.
-        threshold: a region holds the voxels strictly above it.
-        prior: 'none', 'union' or 'restrict', see `OccupancyInferer`.
-        prior_threshold: the prior region holds the voxels strictly above it.
+        settings: threshold and prior of the search.
     """
-    first, *finer = _lattices(query, steps, prior, prior_threshold)
-    search = _Search(query, allocate, threshold)
+    first, *finer = _lattices(query, steps, settings.prior, settings.prior_cut)
+    search = _Search(query, allocate, settings.threshold)
     level = search.first_level(first)
     for lattice in finer:
         level = search.next_level(level, lattice)
@@ -102,10 +85,10 @@ class _Search:
         self.threshold = threshold
         self.out = torch.empty(0)
         self._allocate = allocate
-        self._answers: list[tuple[torch.Tensor, torch.Tensor]] = []  # voxels and their probabilities [R, N]
+        self._results: list[tuple[torch.Tensor, torch.Tensor]] = []  # voxels and their probabilities [R, N]
 
     def first_level(self, lattice: _Lattice) -> Level:
-        """Asks the first lattice, all of it or what its mask allows, and what follows from the answers."""
+        """Queries the first lattice, all of it or what its mask allows, and what follows from the results."""
         voxels = flat_of_lattice(lattice.axes, lattice.mask, self.query.shape)
         logits = self.query(voxels, lattice.stage)
         self.query.stats.stages[-1].setdefault("surface", 0)
@@ -117,22 +100,22 @@ class _Search:
             sizes = [len(axis) for axis in lattice.axes]
             level = self._level(lattice.axes, logits.new_full((len(self.out), *sizes), -_SURE_LOGIT))
             level.learn(level.locate(voxels), self._margins(voxels, logits))
-        asked = level.locate(voxels)
-        self.follow(level, level.beside(asked), "surface")
+        queried = level.locate(voxels)
+        self.follow(level, level.beside(queried), "surface")
         return level
 
     def next_level(self, coarser: Level, lattice: _Lattice) -> Level:
-        """Goes on to a finer lattice: guesses it, asks what its mask wants, and what contradicts a neighbour."""
+        """Goes on to a finer lattice: guesses it, queries what its mask wants, and what contradicts a neighbour."""
         if self._is_whole(lattice.axes):
             level, suspects = self._last_level(coarser, lattice.axes)
         else:
             level = self._level(lattice.axes, refine_lattice(coarser.values, coarser.axes, lattice.axes))
-            for voxels, _ in self._answers:
+            for voxels, _ in self._results:
                 level.mark(level.locate(voxels))
             suspects = None
         if lattice.mask is not None:
             wanted = level.unseen(lattice.mask.flatten().nonzero()[:, 0])
-            level.ask(wanted, lattice.stage)
+            level.query(wanted, lattice.stage)
             suspects = None if suspects is None else torch.cat((suspects, wanted))
         self.follow(level, level.beside_surfaces() if suspects is None else level.beside(suspects), "surface")
         return level
@@ -141,12 +124,12 @@ class _Search:
         """All voxels, and those among which any surface lies: a search through the whole volume would cost more."""
         suspects = fill_from_lattice(self.out, coarser.values, coarser.axes)
         level = self._level(axes, self.out)
-        for voxels, probabilities in self._answers:
+        for voxels, probabilities in self._results:
             level.learn(voxels, probabilities)
         return level, suspects
 
     def follow(self, level: Level, frontier: torch.Tensor, stage: str) -> None:
-        """Asks about unasked points of a level and what follows from the answers, see `Level.follow`."""
+        """Queries unseen points of a level and what follows from the results, see `Level.follow`."""
         self.query.stats.rounds[-1] += level.follow(frontier, stage)
 
     def _is_whole(self, axes: Axes) -> bool:
@@ -154,14 +137,14 @@ class _Search:
 
     def _level(self, axes: Axes, values: torch.Tensor) -> Level:
         last = values is self.out
-        # A level must not be known to what it asks: in a circle, volumes would stay in memory for a while.
-        ask = self._ask_probabilities if last else self._ask_margins
-        return Level(axes, values, self.threshold if last else 0.0, ask, self.query.shape)
+        # A level must not be known to what it calls: in a circle, volumes would stay in memory for a while.
+        query = self._query_probabilities if last else self._query_margins
+        return Level(axes, values, self.threshold if last else 0.0, query, self.query.shape)
 
-    def _ask_probabilities(self, voxels: torch.Tensor, stage: str) -> torch.Tensor:
+    def _query_probabilities(self, voxels: torch.Tensor, stage: str) -> torch.Tensor:
         return self._probabilities(self.query(voxels, stage))
 
-    def _ask_margins(self, voxels: torch.Tensor, stage: str) -> torch.Tensor:
+    def _query_margins(self, voxels: torch.Tensor, stage: str) -> torch.Tensor:
         return self._margins(voxels, self.query(voxels, stage))
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
@@ -171,7 +154,7 @@ class _Search:
     def _margins(self, voxels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What a level but the last is to believe `[R, N]` of voxels; their probabilities are kept for the last one."""
         probabilities = self._probabilities(logits)
-        self._answers.append((voxels, probabilities))
+        self._results.append((voxels, probabilities))
         margins = (logits.T - math.log(self.threshold / (1 - self.threshold))).nan_to_num(nan=-_SURE_LOGIT)
         margins = margins.clamp(-_SURE_LOGIT, _SURE_LOGIT)
         # Which side counts is decided by the probability as it will stand in the result, rounded.
@@ -185,7 +168,7 @@ def write(out: torch.Tensor, flat: torch.Tensor, values: torch.Tensor) -> None:
 
 
 def _inside(level: Level, axes: Axes) -> torch.Tensor:
-    """The unasked points of a lattice (flat, in the volume) that lie in the outermost region of the last level."""
+    """The unseen points of a lattice (flat, in the volume) that lie in the outermost region of the last level."""
     at_points = level.values[0]
     for axis, indices in enumerate(axes):
         at_points = at_points.index_select(axis, indices)
@@ -210,7 +193,7 @@ def _lattices(query: VolumeQuery, steps: SurfaceSteps, prior: str, prior_thresho
 
 
 def _scans(axes: Axes, steps: SurfaceSteps) -> list[_Lattice]:
-    """The lattice asked outside of the prior too, if any, and those between it and the coarse one."""
+    """The lattice queried outside of the prior too, if any, and those between it and the coarse one."""
     if steps.scan is None:
         return []
     ratios = [max(1, round(scan / step)) for scan, step in zip(steps.scan, steps.coarse, strict=True)]

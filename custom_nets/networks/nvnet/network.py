@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from monai.networks.nets import SegResNet
@@ -15,8 +16,7 @@ from custom_nets.networks.modality_dropout import ModalityDropout
 from custom_nets.networks.nvnet.vae import VariationalBranch
 from custom_nets.networks.torchscript import ScriptedNetwork
 
-DIVISOR = 8
-"""Sides of an image must be multiples of this: the encoder halves them three times."""
+_GROUPS = 8  # of group norm
 
 
 class NvNetOutput(NamedTuple):
@@ -35,6 +35,21 @@ class NvNetOutput(NamedTuple):
     log_variance: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class NvNetSettings:
+    """What is rarely changed of an `NvNet`.
+
+    Args:
+        latent_size: numbers L of the variational branch's latent vector.
+        final_norm: group norm and ReLU before the last convolution, as SegResNet has (the paper's table has not).
+        checkpointing: compute the activations of each level anew in the backward pass instead of keeping them.
+    """
+
+    latent_size: int = 128
+    final_norm: bool = False
+    checkpointing: bool = False
+
+
 class NvNet(SegResNet):
     """MONAI's SegResNet as the paper has it, plus the paper's variational branch with decoder weights of its own.
 
@@ -51,10 +66,8 @@ class NvNet(SegResNet):
         crop_size: sides of the training images `(H, W, D)`, multiples of 8; the variational branch is made for them.
         dropout: probability of the spatial dropout after the first convolution.
         vae: whether there is a variational branch.
-        latent_size: numbers L of the latent vector.
-        final_norm: group norm and ReLU before the last convolution, as SegResNet has (the paper's table has not).
         modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
-        checkpointing: compute the activations of each level anew in the backward pass instead of keeping them.
+        settings: what is rarely changed.
 
     Shapes: `forward(image [B, C, H, W, D])`.
 
@@ -64,6 +77,9 @@ class NvNet(SegResNet):
     Source: Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, arXiv 1810.11654, table 1.
     """
 
+    divisor = 8
+    """Sides of an image are multiples of this: the encoder halves them three times."""
+
     def __init__(
         self,
         in_channels: int = 4,
@@ -72,13 +88,11 @@ class NvNet(SegResNet):
         crop_size: Sequence[int] = (160, 192, 128),
         dropout: float = 0.2,
         vae: bool = True,
-        latent_size: int = 128,
-        final_norm: bool = False,
         modality_dropout: float = 0.0,
-        checkpointing: bool = False,
+        settings: NvNetSettings = NvNetSettings(),
     ) -> None:
-        if init_filters % DIVISOR:
-            msg = f"init_filters must be a multiple of {DIVISOR} (group norm has {DIVISOR} groups), got {init_filters}"
+        if init_filters % _GROUPS:
+            msg = f"init_filters is {init_filters}; expected a multiple of {_GROUPS}, the groups of group norm"
             raise InputError(msg)
         _check_sides("crop_size", crop_size)
         super().__init__(
@@ -88,21 +102,21 @@ class NvNet(SegResNet):
             dropout_prob=dropout or None,
         )
         self.crop_size = tuple(crop_size)
-        self.checkpointing = checkpointing
+        self.checkpointing = settings.checkpointing
         self.modality_dropout = ModalityDropout(modality_dropout)
-        if not final_norm:  # in place, so that the convolution keeps SegResNet's name
+        if not settings.final_norm:  # in place, so that the convolution keeps SegResNet's name
             self.conv_final[0] = self.conv_final[1] = nn.Identity()
         self.vae = None
         if vae:
             self.vae = VariationalBranch(
                 in_channels=init_filters << len(self.blocks_up),
                 out_channels=in_channels,
-                grid=[side // DIVISOR for side in self.crop_size],
+                grid=[side // self.divisor for side in self.crop_size],
                 doublings=len(self.blocks_up),
-                latent_size=latent_size,
+                latent_size=settings.latent_size,
                 norm=self.norm,
                 act=self.act,
-                checkpointing=checkpointing,
+                checkpointing=settings.checkpointing,
             )
         self.register_load_state_dict_pre_hook(_leave_out_the_branch)
 
@@ -147,8 +161,11 @@ class NvNet(SegResNet):
 
 
 def _check_sides(name: str, sides: Sequence[int]) -> None:
-    if len(sides) != 3 or any(side < DIVISOR or side % DIVISOR for side in sides):
-        msg = f"{name} must be three multiples of {DIVISOR}, got {tuple(sides)}; pad the image (DivisiblePadd), or crop"
+    divisor = NvNet.divisor
+    if len(sides) != 3 or any(side < divisor or side % divisor for side in sides):
+        msg = (
+            f"{name}: got {tuple(sides)}; expected three multiples of {divisor}; pad the image (DivisiblePadd), or crop"
+        )
         raise InputError(msg)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from custom_nets.errors import InputError
 from custom_nets.networks.ossnet.encoder import Latent
 from custom_nets.networks.ossnet.patches import PATCH_FEATURES, PatchMapping
 from custom_nets.networks.pade.activation import PadeActivation
@@ -41,9 +42,13 @@ class ConditionalBatchNorm(nn.Module):
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:
         """Normalises the features."""
         mean, var = self._statistics(x) if self.training else (self.running_mean, self.running_var)
-        scale = self.gamma(latent).unsqueeze(1) * torch.rsqrt(var + self.eps)
-        shift = self.beta(latent).unsqueeze(1) - mean * scale
-        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+        scale, shift = (part.unsqueeze(1).to(x.dtype) for part in self.scale_and_shift(latent, mean, var))
+        return torch.addcmul(shift, x, scale)
+
+    def scale_and_shift(self, latent: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """What the layer is for latent vectors `[..., L]` and statistics `[1]`: factors and summands `[..., F]`."""
+        scale = self.gamma(latent) * torch.rsqrt(var + self.eps)
+        return scale, self.beta(latent) - mean * scale
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         var, mean = torch.var_mean(x.float(), correction=0)
@@ -117,12 +122,17 @@ class OSSNetDecoder(nn.Module):
         features = [coordinates.to(vectors.dtype)]
         if self.patch_mapping is not None:
             if patches is None:
-                msg = "this decoder reads patches: give patches [B, N, Cp, 7, 7, 7]"
-                raise ValueError(msg)
+                msg = "patches: this decoder reads them; expected [B, N, Cp, 7, 7, 7]"
+                raise InputError(msg)
             features.append(self.patch_mapping(patches.to(vectors.dtype)))
         features.append(vectors[:, :1].expand(-1, coordinates.shape[1], -1))
         x = torch.cat(features, dim=-1)
-        for i, block in enumerate(self.blocks):
-            # A skip encoder has one vector for each block, a plain encoder the same for all.
-            x = block(x, vectors[:, i + 1 if vectors.shape[1] > 1 else 0])
+        for number, block in enumerate(self.blocks):
+            x = block(x, vector_of_block(vectors, number))
         return self.to_logits(x)
+
+
+def vector_of_block(vectors: Tensor, number: int) -> Tensor:
+    """The latent vector `[B, L]` of a decoder's block, of those of a volume `[B, 1 or 6, L]`."""
+    # A skip encoder has one vector for each block, a plain encoder the same for all.
+    return vectors[:, number + 1 if vectors.shape[1] > 1 else 0]

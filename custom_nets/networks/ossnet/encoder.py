@@ -9,6 +9,7 @@ import torch
 from monai.networks.layers.utils import get_norm_layer
 from torch import Tensor, nn
 
+from custom_nets.errors import InputError
 from custom_nets.networks.export_ops import is_traced
 from custom_nets.networks.pade.activation import PadeActivation
 
@@ -108,11 +109,11 @@ class OSSNetEncoder(nn.Module):
         """Encodes a volume `[B, C, h, w, d]` that is already at the encoder's grid.
 
         Raises:
-            ValueError: when a side is shorter than the blocks can halve.
+            InputError: when a side is shorter than the blocks can halve.
         """
         if not is_traced() and min(volume.shape[2:]) < self.min_size:
-            msg = f"the encoder needs at least {self.min_size} voxels a side, got {tuple(volume.shape[2:])}"
-            raise ValueError(msg)
+            msg = f"the encoder is given {tuple(volume.shape[2:])} voxels; expected at least {self.min_size} a side"
+            raise InputError(msg)
         x, outputs = volume, []
         for block in self.blocks:
             x = block(x)

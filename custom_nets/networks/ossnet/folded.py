@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from custom_nets.networks.ossnet.decoder import ConditionalBatchNorm, DecoderBlock, OSSNetDecoder
+from custom_nets.networks.ossnet.decoder import ConditionalBatchNorm, DecoderBlock, OSSNetDecoder, vector_of_block
 from custom_nets.networks.ossnet.patches import PATCH_FEATURES, PatchConvolution
 from custom_nets.networks.pade.activation import PadeActivation
 from custom_nets.networks.pade.fused import biased_pade_
@@ -74,7 +74,7 @@ class FoldedDecoder:
     def __init__(self, decoder: OSSNetDecoder, vectors: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
         with torch.autocast(vectors.device.type, enabled=False):
-            self._fold(decoder, vectors[0].float())
+            self._fold(decoder, vectors.float())
 
     @torch.no_grad()
     def __call__(self, coordinates: Tensor, patches: Tensor | None) -> Tensor:
@@ -103,24 +103,16 @@ class FoldedDecoder:
 
     def _fold(self, decoder: OSSNetDecoder, vectors: Tensor) -> None:
         mapping = decoder.patch_mapping
-        self.patch_mapping = (
-            []
-            if mapping is None
-            else [
-                self._convolution(mapping.conv1, mapping.act1),
-                self._convolution(mapping.conv2, mapping.act2),
-            ]
-        )
+        self.patch_mapping = [] if mapping is None else [self._convolution(*layer) for layer in mapping.layers()]
         self.blocks: list[tuple[_Layer, _Layer]] = []
         for i, block in enumerate(cast("Iterable[DecoderBlock]", decoder.blocks)):
-            # A skip encoder has one vector for each block, a plain encoder the same for all.
-            vector = vectors[i + 1 if len(vectors) > 1 else 0]
+            vector = vector_of_block(vectors, i)[0]
             weight, bias = _normalised(block.linear1, block.norm1, vector)
             second_weight, second_bias = _normalised(block.linear2, block.norm2, vector)
             if i == 0:
-                entry, bias = self._entry(weight, bias, vectors[0])
+                entry, bias = self._entry(weight, bias, vectors[0, 0])
                 skip_weight, skip_bias = _skip(block, weight.shape[1])
-                skip, second_bias = self._entry(skip_weight, second_bias + skip_bias, vectors[0])
+                skip, second_bias = self._entry(skip_weight, second_bias + skip_bias, vectors[0, 0])
                 self.entries = (entry, skip)
             self.blocks.append(
                 (self._layer(weight, bias, block.act1), self._layer(second_weight, second_bias, block.act2))
@@ -151,6 +143,5 @@ def _skip(block: DecoderBlock, features: int) -> tuple[Tensor, Tensor | float]:
 
 def _normalised(linear: nn.Linear, norm: ConditionalBatchNorm, vector: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear layer followed by its norm for one latent vector `[L]`."""
-    scale = norm.gamma(vector).float() * torch.rsqrt(norm.running_var + norm.eps)
-    shift = norm.beta(vector).float() - norm.running_mean * scale
+    scale, shift = norm.scale_and_shift(vector, norm.running_mean, norm.running_var)
     return linear.weight * scale[:, None], linear.bias * scale + shift

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from custom_nets.networks.base import (
-    OccupancyNetworkBase,
-    plain_tensor,
-    resize_to_grid,
-    unit_coordinates,
-    unit_steps,
-    working_dtype,
-)
-from custom_nets.networks.export_ops import gather_windows_plainly, is_traced, scale_plainly
+from custom_nets.errors import InputError
+from custom_nets.networks.base import Decoder, OccupancyNetworkBase, working_dtype
+from custom_nets.networks.geometry import plain_tensor, resize_to_grid, unit_coordinates, unit_steps
 from custom_nets.networks.ossnet.decoder import OSSNetDecoder
 from custom_nets.networks.ossnet.encoder import Latent, OSSNetEncoder
 from custom_nets.networks.ossnet.folded import FoldedDecoder
 from custom_nets.networks.ossnet.patches import (
-    LOCAL_START,
-    MID_RANGE_START,
     PATCH_FEATURES,
     PATCH_SIZE,
     gather_local_patches,
-    gather_local_windows,
     gather_mid_range_patches,
-    gather_pooled_windows,
     pool_cells,
 )
 from custom_nets.networks.pade.activation import PadeActivation
@@ -68,11 +59,39 @@ PUBLISHED: dict[str, dict] = {
 }
 
 
+@dataclass(frozen=True)
+class OSSNetSettings:
+    """What is rarely changed of an `OSSNet`.
+
+    Args:
+        coordinates: `unit` (each axis of the image -1..1) or `voxel` (raw indices, as the published weights expect).
+        latent_size: grid of the latent vectors, L = its product; None: the grid after the last block.
+        mid_range_pooling: `mean`, or `max` as the published inference pools.
+        points_per_chunk: points decoded at a time by the dense `forward(image)`.
+        compile_activations: see `PadeActivation`.
+
+    Raises:
+        InputError: for an unknown kind of coordinates or pooling.
+    """
+
+    coordinates: str = "unit"
+    latent_size: Sequence[int] | None = None
+    mid_range_pooling: str = "mean"
+    points_per_chunk: int = 2048
+    compile_activations: bool = True
+
+    def __post_init__(self) -> None:
+        for name, known in (("coordinates", ("unit", "voxel")), ("mid_range_pooling", ("mean", "max"))):
+            if getattr(self, name) not in known:
+                msg = f"{name} is '{getattr(self, name)}'; expected {' or '.join(known)}"
+                raise InputError(msg)
+
+
 class OSSNet(OccupancyNetworkBase):
     """Occupancy network for semantic segmentation.
 
-    An encoder sees the image reduced to a coarse grid; a decoder answers for any voxel of the full-resolution image,
-    from the latent vectors, the voxel's position and (variants A to D) the patch around it.
+    An encoder sees the image reduced to a coarse grid; a decoder gives the logits of any voxel of the full-resolution
+    image, from the latent vectors, the voxel's position and (variants A to D) the patch around it.
 
     Args:
         variant: `onet` (no patches), `a` (local patches), `b` (local and mid-range), `c` and `d` (as `a` and `b`, with
@@ -80,17 +99,13 @@ class OSSNet(OccupancyNetworkBase):
         in_channels: modalities C.
         num_regions: regions R.
         grid_size: voxels `(h, w, d)` that the encoder sees, whatever the image's size.
-        coordinates: `unit` (each axis of the image -1..1) or `voxel` (raw indices, as the published weights expect).
         encoder_channels: features of each encoder block; every block halves the grid.
-        latent_size: grid of the latent vectors, L = its product; default: the grid after the last block.
         hidden_features: width of the decoder.
         norm: the encoder's normalisation by MONAI's names.
-        mid_range_pooling: `mean`, or `max` as the published inference pools.
-        points_per_chunk: points decoded at a time by the dense `forward(image)`.
-        compile_activations: see `PadeActivation`.
+        settings: what is rarely changed.
 
     Raises:
-        ValueError: for an unknown variant or kind of coordinates, or a grid too small for the blocks.
+        InputError: for an unknown variant, or a grid too small for the blocks.
 
     Source: Reich et al., OSS-Net: Memory Efficient High Resolution Semantic Segmentation of 3D Medical Data, BMVC 2021.
     """
@@ -101,34 +116,27 @@ class OSSNet(OccupancyNetworkBase):
         in_channels: int = 4,
         num_regions: int = 3,
         grid_size: Sequence[int] = (128, 128, 80),
-        coordinates: str = "unit",
         encoder_channels: Sequence[int] = (16, 32, 64, 128),
-        latent_size: Sequence[int] | None = None,
         hidden_features: int = 512,
         norm: str | tuple = "batch",
-        mid_range_pooling: str = "mean",
-        points_per_chunk: int = 2048,
-        compile_activations: bool = True,
+        settings: OSSNetSettings = OSSNetSettings(),
     ) -> None:
-        super().__init__(points_per_chunk)
+        super().__init__(settings.points_per_chunk)
         if variant not in VARIANTS:
-            msg = f"variant must be one of {', '.join(VARIANTS)}, got '{variant}'"
-            raise ValueError(msg)
-        if coordinates not in ("unit", "voxel"):
-            msg = f"coordinates must be 'unit' or 'voxel', got '{coordinates}'"
-            raise ValueError(msg)
+            msg = f"variant is '{variant}'; expected one of {', '.join(VARIANTS)}"
+            raise InputError(msg)
         if min(grid_size) < 2 ** len(encoder_channels):
             msg = (
-                f"grid_size must be at least {2 ** len(encoder_channels)} a side for {len(encoder_channels)} encoder "
-                f"blocks, got {tuple(grid_size)}"
+                f"grid_size is {tuple(grid_size)}; expected at least {2 ** len(encoder_channels)} a side for "
+                f"{len(encoder_channels)} encoder blocks"
             )
-            raise ValueError(msg)
+            raise InputError(msg)
         self.in_channels = in_channels
         self.variant = VARIANTS[variant]
         self.grid_size = tuple(grid_size)
-        self.coordinates = coordinates
-        self.mid_range_pooling = mid_range_pooling
-        latent_size = latent_size or [size >> len(encoder_channels) for size in grid_size]
+        self.coordinates = settings.coordinates
+        self.mid_range_pooling = settings.mid_range_pooling
+        latent_size = settings.latent_size or [size >> len(encoder_channels) for size in grid_size]
         self.encoder = OSSNetEncoder(
             in_channels, encoder_channels, latent_size, num_regions, skips=self.variant.skip_encoder, norm=norm
         )
@@ -140,19 +148,21 @@ class OSSNet(OccupancyNetworkBase):
         )
         for module in self.modules():
             if isinstance(module, PadeActivation):
-                module.compiled = compile_activations
+                module.compiled = settings.compile_activations
 
     @classmethod
     def published(cls, variant: str = "c", dataset: str = "brats") -> OSSNet:
         """Builds exactly the published network of a dataset (`brats` or `lits`): one region, voxel coordinates.
 
         Raises:
-            ValueError: for an unknown dataset or variant.
+            InputError: for an unknown dataset or variant.
         """
         if dataset not in PUBLISHED:
-            msg = f"dataset must be one of {', '.join(PUBLISHED)}, got '{dataset}'"
-            raise ValueError(msg)
-        return cls(variant, num_regions=1, coordinates="voxel", **PUBLISHED[dataset])
+            msg = f"dataset is '{dataset}'; expected one of {', '.join(PUBLISHED)}"
+            raise InputError(msg)
+        sizes = dict(PUBLISHED[dataset])
+        settings = OSSNetSettings(coordinates="voxel", latent_size=sizes.pop("latent_size"))
+        return cls(variant, num_regions=1, settings=settings, **sizes)
 
     @property
     def bytes_per_point(self) -> int:
@@ -171,6 +181,10 @@ class OSSNet(OccupancyNetworkBase):
         # Images may travel in half precision; the network keeps its own.
         return self.encoder(volume.to(next(self.encoder.parameters()).dtype))
 
+    def prepared_bytes(self, image: Tensor) -> int:
+        """Memory of the pooled image from which mid-range patches are gathered."""
+        return image.numel() * image.element_size() if self.variant.mid_range_patches else 0
+
     def decode(self, latent: Latent, image: Tensor, points: Tensor) -> Tensor:
         """Decodes points.
 
@@ -182,52 +196,27 @@ class OSSNet(OccupancyNetworkBase):
         Returns:
             Logits `[B, N, R]`.
         """
-        image = plain_tensor(image)
-        if is_traced():
-            return self.decode_plainly(latent, image, points)
-        return self.decoder(latent, self.to_coordinates(points, image.shape[2:]), self.gather_patches(image, points))
+        image, points = plain_tensor(image), plain_tensor(points)
+        return self.decoder(latent, self._coordinates(points, unit_steps(image)), self.gather_patches(image, points))
 
-    def latent_of(self, tensors: Sequence[Tensor]) -> Latent:
-        """The latent that has these tensors."""
-        return Latent(tensors[0], tensors[1] if len(tensors) > 1 else None)
-
-    def decode_plainly(self, latent: Latent, image: Tensor, points: Tensor) -> Tensor:
-        """`decode` in plain operations, see `networks.traced`."""
-        voxel = self.coordinates == "voxel"
-        coordinates = points.float() if voxel else scale_plainly(points, image, 0.0, True)
-        parts = []
-        if self.variant.local_patches:
-            parts.append(gather_windows_plainly(image, points, LOCAL_START, PATCH_SIZE))
-        if self.variant.mid_range_patches:
-            windows = gather_windows_plainly(image, points, MID_RANGE_START, 2 * PATCH_SIZE)
-            pool = nn.functional.max_pool3d if self.mid_range_pooling == "max" else nn.functional.avg_pool3d
-            parts.append(pool(windows.flatten(0, 1), 2).unflatten(0, points.shape[:2]))
-        return self.decoder(latent, coordinates, torch.cat(parts, dim=2) if parts else None)
-
-    def bind(self, latent: Latent, image: Tensor, dtype: torch.dtype | None = None) -> Callable[[Tensor], Tensor]:
-        """`decode` for one volume, its constants folded, see `OccupancyNetworkBase.bind` and `FoldedDecoder`."""
+    def prepare_decoder(self, latent: Latent, image: Tensor, dtype: torch.dtype | None = None) -> Decoder:
+        """`decode` of one volume, its constants folded, see `OccupancyNetwork.prepare_decoder` and `FoldedDecoder`."""
         image = plain_tensor(image)
         folded = FoldedDecoder(self.decoder, latent.vectors, dtype or working_dtype(self, image.device))
-        steps = unit_steps(image.shape[2:], image.device)
-        local = image[0] if self.variant.local_patches else None
-        pooled = pool_cells(image[0], self.mid_range_pooling) if self.variant.mid_range_patches else None
+        steps = unit_steps(image)
+        pooled = [pool_cells(image[0], self.mid_range_pooling)] if self.variant.mid_range_patches else None
 
         def decode(points: Tensor) -> Tensor:
             points = plain_tensor(points)
-            voxels, patches = points[0], None
-            if local is not None:
-                parts = [gather_local_windows(local, voxels).flatten(1)]
-                parts += [] if pooled is None else [gather_pooled_windows(pooled, voxels).flatten(1)]
-                patches = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            coordinates = voxels.float() if self.coordinates == "voxel" else voxels * steps - 1
-            return folded(coordinates, patches)[None]
+            patches = self.gather_patches(image, points, pooled)
+            return folded(self._coordinates(points, steps)[0], None if patches is None else patches[0].flatten(1))[None]
 
         return decode
 
-    def gather_patches(self, image: Tensor, points: Tensor) -> Tensor | None:
+    def gather_patches(self, image: Tensor, points: Tensor, pooled: Sequence[Tensor] | None = None) -> Tensor | None:
         """Gathers what the decoder reads of the image: `[B, N, Cp, 7, 7, 7]`, local channels before mid-range ones.
 
-        None for the variant without patches.
+        None for the variant without patches. For `pooled` see `gather_mid_range_patches`.
         """
         image, points = plain_tensor(image), plain_tensor(points)
         if not self.variant.local_patches:
@@ -235,9 +224,8 @@ class OSSNet(OccupancyNetworkBase):
         local = gather_local_patches(image, points)
         if not self.variant.mid_range_patches:
             return local
-        return torch.cat([local, gather_mid_range_patches(image, points, self.mid_range_pooling)], dim=2)
+        return torch.cat([local, gather_mid_range_patches(image, points, self.mid_range_pooling, pooled)], dim=2)
 
-    def to_coordinates(self, points: Tensor, image_size: Sequence[int]) -> Tensor:
-        """Turns voxel indices `[B, N, 3]` into the coordinates that the decoder was trained with, float32."""
-        points = plain_tensor(points)
-        return points.float() if self.coordinates == "voxel" else unit_coordinates(points, image_size)
+    def _coordinates(self, points: Tensor, steps: Tensor) -> Tensor:
+        """The coordinates that the decoder was trained with, float32, of voxel indices `[B, N, 3]`."""
+        return points.float() if self.coordinates == "voxel" else unit_coordinates(points, steps)

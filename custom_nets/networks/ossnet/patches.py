@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from custom_nets.errors import InputError
+from custom_nets.networks.export_ops import gather_windows_plainly, is_traced
 from custom_nets.networks.pade.activation import PadeActivation
 
 PATCH_SIZE = 7  # voxels a side, of the local and of the pooled mid-range patch
@@ -29,15 +32,12 @@ def gather_local_patches(image: Tensor, points: Tensor) -> Tensor:
     Returns:
         Patches `[B, N, C, 7, 7, 7]` of the image's dtype.
     """
-    return torch.stack([gather_local_windows(i, p) for i, p in zip(image, points, strict=True)])
+    return gather_neighbourhoods(image, points, LOCAL_START, PATCH_SIZE)
 
 
-def gather_local_windows(image: Tensor, points: Tensor) -> Tensor:
-    """Gathers local patches `[N, C, 7, 7, 7]` of voxels `[N, 3]` of one image `[C, H, W, D]`."""
-    return gather_window(image, points, LOCAL_START)
-
-
-def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean") -> Tensor:
+def gather_mid_range_patches(
+    image: Tensor, points: Tensor, pooling: str = "mean", pooled: Sequence[Tensor] | None = None
+) -> Tensor:
     """Gathers the 14x14x14 neighbourhood of each point, pooled 2x2x2; voxels outside the image are 0.
 
     Cell k of an axis covers the voxels i-7+2k and i-6+2k.
@@ -46,12 +46,32 @@ def gather_mid_range_patches(image: Tensor, points: Tensor, pooling: str = "mean
         image: `[B, C, H, W, D]`.
         points: integer voxel indices `[B, N, 3]`, on the image's device.
         pooling: `mean`, or `max` as the published inference has it (its training has the mean).
+        pooled: `pool_cells` of each item, for an image that is gathered from again and again.
 
     Returns:
         Patches `[B, N, C, 7, 7, 7]` of the image's dtype.
     """
-    pairs = zip(image, points, strict=True)
-    return torch.stack([gather_pooled_windows(pool_cells(i, pooling), p) for i, p in pairs])
+    if is_traced():
+        windows = gather_windows_plainly(image, points, MID_RANGE_START, 2 * PATCH_SIZE)
+        pool = nn.functional.max_pool3d if pooling == "max" else nn.functional.avg_pool3d
+        return pool(windows.flatten(0, 1), 2).unflatten(0, points.shape[:2])
+    pooled = [pool_cells(item, pooling) for item in image] if pooled is None else pooled
+    return _stack([gather_window(p, at, MID_RANGE_START + 1, stride=2) for p, at in zip(pooled, points, strict=True)])
+
+
+def gather_neighbourhoods(image: Tensor, points: Tensor, start: int, size: int) -> Tensor:
+    """Gathers `size` voxels an axis from `start` on, seen from each point; 0 outside the image.
+
+    Shapes: image `[B, C, H, W, D]` and points `[B, N, 3]` to `[B, N, C, size, size, size]`.
+    """
+    if is_traced():
+        return gather_windows_plainly(image, points, start, size)
+    return _stack([gather_window(i, p, start, size=size) for i, p in zip(image, points, strict=True)])
+
+
+def _stack(items: Sequence[Tensor]) -> Tensor:
+    """Stacks the items of a batch, one alone without a copy."""
+    return items[0][None] if len(items) == 1 else torch.stack(list(items))
 
 
 def pool_cells(image: Tensor, pooling: str = "mean") -> Tensor:
@@ -61,8 +81,8 @@ def pool_cells(image: Tensor, pooling: str = "mean") -> Tensor:
     mid-range patches of all points, which share nearly all of their cells.
     """
     if pooling not in ("mean", "max"):
-        msg = f"pooling must be 'mean' or 'max', got '{pooling}'"
-        raise ValueError(msg)
+        msg = f"mid_range_pooling is '{pooling}'; expected mean or max"
+        raise InputError(msg)
     join = torch.maximum if pooling == "max" else torch.add
     pooled = image.new_empty(len(image), *(side + 1 for side in image.shape[1:]))
     for channel, result in zip(image, pooled, strict=True):  # one at a time: what is half pooled is never a volume
@@ -72,11 +92,6 @@ def pool_cells(image: Tensor, pooling: str = "mean") -> Tensor:
             cells = join(cells.narrow(axis, 0, count), cells.narrow(axis, 1, count))
         result.copy_(cells if pooling == "max" else cells / 8)
     return pooled
-
-
-def gather_pooled_windows(pooled: Tensor, points: Tensor) -> Tensor:
-    """Gathers mid-range patches `[N, C, 7, 7, 7]` of voxels `[N, 3]` from what `pool_cells` made of the image."""
-    return gather_window(pooled, points, MID_RANGE_START + 1, stride=2)
 
 
 def gather_window(image: Tensor, points: Tensor, start: int, stride: int = 1, size: int = PATCH_SIZE) -> Tensor:
@@ -221,5 +236,11 @@ class PatchMapping(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Maps the patches."""
-        features = self.act1(self.conv1(patches.flatten(2)))
-        return self.act2(self.conv2(features))
+        features = patches.flatten(2)
+        for convolution, act in self.layers():
+            features = act(convolution(features))
+        return features
+
+    def layers(self) -> list[tuple[PatchConvolution, PadeActivation]]:
+        """The convolutions in their order, each with its activation."""
+        return [(self.conv1, self.act1), (self.conv2, self.act2)]

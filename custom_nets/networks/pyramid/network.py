@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from monai.data import MetaTensor
 from monai.networks.layers.utils import get_act_layer
 from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
-from custom_nets.networks.base import (
-    OccupancyNetworkBase,
+from custom_nets.errors import InputError
+from custom_nets.networks.base import OccupancyNetworkBase
+from custom_nets.networks.export_ops import downsample_in_mm_plainly, downsample_plainly, is_traced
+from custom_nets.networks.geometry import (
+    image_sides,
     item_spacings,
     plain_tensor,
     resize_to_grid,
     unit_coordinates,
-)
-from custom_nets.networks.export_ops import (
-    gather_windows_plainly,
-    is_traced,
-    reduce_in_mm_plainly,
-    reduce_plainly,
-    sample_plainly,
-    sample_windows_plainly,
-    scale_plainly,
+    unit_steps,
 )
 from custom_nets.networks.pyramid.encoder import PyramidEncoder
 from custom_nets.networks.pyramid.sampling import sample_features, sample_neighbourhoods
@@ -46,85 +44,108 @@ class PyramidLatent(NamedTuple):
     spacing: Tensor
 
 
-class PyramidOSSNet(OccupancyNetworkBase):
-    """Occupancy network with point features from an encoder pyramid.
-
-    OSS-Net knows a volume by one global latent, and a place by a patch of raw voxels. Here the encoder is a feature
-    pyramid over the reduced image; a point's features are trilinear samples of every level, the raw full-resolution
-    neighbourhood and the position. No convolution ever runs at full resolution, and the decoder is small.
+@dataclass(frozen=True)
+class PyramidSettings:
+    """What is rarely changed of a `PyramidOSSNet`.
 
     Args:
-        in_channels: modalities C.
-        num_regions: regions R.
-        spacing: length of a step in mm, in which `reduction` and the neighbourhood count, so that scans of any spacing
-            are seen at one scale; None: a step is a voxel, whatever its size.
-        reduction: steps to one voxel of the encoder along each axis, one number or three.
-        channels: features of each level; every level halves the grid.
         depths: 3x3x3 convolutions of each level; None: one on the finest, where they cost most, two on the others.
         top_down: let every level but the finest take in the coarser one, see `PyramidEncoder`.
         neighbourhood: samples a side of the raw neighbourhood, a step apart, odd; 0 for none.
-        contrast: two intensities, low and high; encoder and decoder then also see the image clipped to them and
-            stretched to 0..1, for images in which the differences that matter are small (soft tissue in CT).
-        hidden_features: width of the decoder's hidden layers.
-        hidden_layers: how many of them.
+        hidden_layers: how many hidden layers the decoder has.
         norm: normalisation by MONAI's names; one that needs no large batch.
         act: activation by MONAI's names, of encoder and decoder.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
 
     Raises:
-        ValueError: for a neighbourhood that is not odd, a reduction below 1, a spacing that is no length, or a contrast
-            that is not low and high.
+        InputError: for a neighbourhood that is not odd.
+    """
+
+    depths: Sequence[int] | None = None
+    top_down: bool = False
+    neighbourhood: int = 3
+    hidden_layers: int = 3
+    norm: str | tuple = ("group", {"num_groups": 8})
+    act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
+    points_per_chunk: int = 16_384
+
+    def __post_init__(self) -> None:
+        if self.neighbourhood and self.neighbourhood % 2 == 0:
+            msg = f"neighbourhood is {self.neighbourhood}; expected an odd number of samples, or 0"
+            raise InputError(msg)
+
+
+class PyramidOSSNet(OccupancyNetworkBase):
+    """Occupancy network with point features from an encoder pyramid.
+
+    OSS-Net knows a volume by one global latent, and a place by a patch of raw voxels. Here the encoder is a feature
+    pyramid over the downsampled image; a point's features are trilinear samples of every level, the raw
+    full-resolution neighbourhood and the position. No convolution ever runs at full resolution, and the decoder is
+    small.
+
+    Args:
+        in_channels: modalities C.
+        num_regions: regions R.
+        spacing: length of a step in mm, in which `downsampling` and the neighbourhood count, so that scans of any
+            spacing are seen at one scale; None: a step is a voxel, whatever its size.
+        downsampling: steps to one voxel of the encoder along each axis, one number or three; their mean is taken.
+        channels: features of each level; every level halves the grid.
+        contrast: two intensities, low and high; encoder and decoder then also see the image clipped to them and
+            stretched to 0..1, for images in which the differences that matter are small (soft tissue in CT).
+        hidden_features: width of the decoder's hidden layers.
+        settings: what is rarely changed.
+        reduction: the former name of `downsampling`.
+
+    Raises:
+        InputError: for a downsampling below 1, a spacing that is no length, or a contrast that is not low and high.
     """
 
     accepts_positions = True
-    """`decode` takes positions between the voxels too."""
 
     def __init__(
         self,
         in_channels: int = 4,
         num_regions: int = 3,
         spacing: float | None = None,
-        reduction: int | Sequence[int] = 2,
+        downsampling: int | Sequence[int] = 2,
         channels: Sequence[int] = (16, 32, 64, 128),
-        depths: Sequence[int] | None = None,
-        top_down: bool = False,
-        neighbourhood: int = 3,
         contrast: Sequence[float] | None = None,
         hidden_features: int = 256,
-        hidden_layers: int = 3,
-        norm: str | tuple = ("group", {"num_groups": 8}),
-        act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-        points_per_chunk: int = 16_384,
+        settings: PyramidSettings = PyramidSettings(),
+        reduction: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__(points_per_chunk)
-        if neighbourhood and neighbourhood % 2 == 0:
-            msg = f"neighbourhood must be odd or 0, got {neighbourhood}"
-            raise ValueError(msg)
-        self.reduction = ensure_tuple_rep(reduction, 3)
-        if min(self.reduction) < 1:
-            msg = f"reduction must be at least 1, got {reduction}"
-            raise ValueError(msg)
+        super().__init__(settings.points_per_chunk)
+        if reduction is not None:
+            warnings.warn("`reduction` is deprecated; its new name is `downsampling`", FutureWarning, stacklevel=2)
+            downsampling = reduction
+        self.downsampling = ensure_tuple_rep(downsampling, 3)
+        if min(self.downsampling) < 1:
+            msg = f"downsampling is {downsampling}; expected at least 1, one number or three"
+            raise InputError(msg)
         if spacing is not None and not spacing > 0:
-            msg = f"spacing must be a length in mm or None, got {spacing}"
-            raise ValueError(msg)
+            msg = f"spacing is {spacing}; expected a length above 0 in mm, or null"
+            raise InputError(msg)
         if contrast is not None and not (len(contrast) == 2 and contrast[0] < contrast[1]):
-            msg = f"contrast must be two intensities, low before high, or None, got {contrast}"
-            raise ValueError(msg)
+            msg = f"contrast is {contrast}; expected two intensities, low before high, or null"
+            raise InputError(msg)
         self.in_channels = in_channels
         self.contrast = contrast
         self.spacing = spacing
-        self.neighbourhood = neighbourhood
+        self.counts_in_mm = spacing is not None
+        self.neighbourhood = settings.neighbourhood
         # The level whose cells are eight steps wide, or the next finer one.
-        auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.reduction) * 2**i <= 8)
-        depths = [1, *[2] * (len(channels) - 1)] if depths is None else depths
+        auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.downsampling) * 2**i <= 8)
+        depths = settings.depths or [1, *[2] * (len(channels) - 1)]
         views = in_channels * (1 if contrast is None else 2)
-        encoder = PyramidEncoder(views, channels, depths, num_regions, auxiliary_level, norm, act, top_down)
+        encoder = PyramidEncoder(
+            views, channels, depths, num_regions, auxiliary_level, settings.norm, settings.act, settings.top_down
+        )
         self.encoder = encoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        inputs = sum(channels) + views * neighbourhood**3 + 3
-        widths = [inputs, *[hidden_features] * hidden_layers]
+        inputs = sum(channels) + views * self.neighbourhood**3 + 3
+        widths = [inputs, *[hidden_features] * settings.hidden_layers]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
-            layers += [nn.Linear(i, o), get_act_layer(act)]
+            layers += [nn.Linear(i, o), get_act_layer(settings.act)]
         self.decoder = nn.Sequential(*layers, nn.Linear(widths[-1], num_regions))
 
     @property
@@ -143,21 +164,21 @@ class PyramidOSSNet(OccupancyNetworkBase):
         return self.points_per_chunk if device.type == "cpu" else None
 
     def encode(self, image: Tensor) -> PyramidLatent:
-        """Reduces an image `[B, C, H, W, D]` (anti-aliased) and encodes it.
+        """Downsamples an image `[B, C, H, W, D]` (anti-aliased) and encodes it.
 
         The spacing is read from the affine of a `MetaTensor`; any other tensor counts as 1 mm isotropic.
         """
         spacing = item_spacings(image).to(image.device, torch.float32)
-        # A tracer is given no affine, and sizes in mm that are known: a graph without the spacing counts in voxels.
-        return self._encode(self._reduce_plainly(image) if is_traced() else self._reduce(image, spacing), spacing)
+        # Sizes in mm that are known: neither a tracer nor a tensor without data could read them from a tensor.
+        return self._encode(image, spacing, None if isinstance(image, MetaTensor) and not is_traced() else 1.0)
 
     def encode_spaced(self, image: Tensor, spacing: Tensor) -> PyramidLatent:
-        """Likewise, of an image whose voxels have a size `[B, 3]` in mm."""
-        return self._encode(
-            self._reduce_plainly(image, spacing) if is_traced() else self._reduce(image, spacing), spacing
-        )
+        """`encode` of an image whose voxels have a size `[B, 3]` in mm."""
+        return self._encode(image, spacing)
 
-    def _encode(self, volume: Tensor, spacing: Tensor) -> PyramidLatent:
+    def _encode(self, image: Tensor, spacing: Tensor, voxel: float | None = None) -> PyramidLatent:
+        """Encodes images of a spacing; of `voxel` mm along every axis, where that is known without a look at it."""
+        volume = self._downsample(plain_tensor(image), spacing, voxel)
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(self._views(volume.to(next(self.parameters()).dtype), dim=1))
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
@@ -174,46 +195,12 @@ class PyramidOSSNet(OccupancyNetworkBase):
             Logits `[B, N, R]`.
         """
         image, points = plain_tensor(image), plain_tensor(points)
-        if is_traced():
-            return self.decode_plainly(latent, image, points)
-        size = image.shape[2:]
-        shares = (points.float() + 0.5) / torch.tensor(size, dtype=torch.float32, device=points.device)
-        parts = sample_features(latent.features, shares)
+        parts = sample_features(latent.features, (points.float() + 0.5) / image_sides(image))
         if self.neighbourhood:
             samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
             parts.append(self._views(samples, dim=2).flatten(2))
-        parts.append(unit_coordinates(points, size))
+        parts.append(unit_coordinates(points, unit_steps(image)))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
-
-    def latent_of(self, tensors: Sequence[Tensor]) -> PyramidLatent:
-        """The latent that has these tensors."""
-        return PyramidLatent(tuple(tensors[:-2]), *tensors[-2:])
-
-    def decode_plainly(self, latent: PyramidLatent, image: Tensor, points: Tensor) -> Tensor:
-        """`decode` in plain operations, see `networks.traced`."""
-        shares = scale_plainly(points, image, 0.5, False)
-        parts = [sample_plainly(level, shares) for level in latent.features]
-        if self.neighbourhood:
-            step = self._step(latent)
-            if step is None and not points.is_floating_point():
-                samples = gather_windows_plainly(image, points, -(self.neighbourhood // 2), self.neighbourhood)
-            else:
-                one_voxel = torch.ones_like(points[:, 0], dtype=torch.float32)
-                samples = sample_windows_plainly(image, points, one_voxel if step is None else step, self.neighbourhood)
-            parts.append(self._views(samples, dim=2).flatten(2))
-        parts.append(scale_plainly(points, image, 0.0, True))
-        return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
-
-    def _reduce(self, image: Tensor, spacing: Tensor) -> Tensor:
-        """The encoder's view of an image."""
-        return resize_to_grid(plain_tensor(image), self._grid_size(image.shape[2:], spacing))
-
-    def _reduce_plainly(self, image: Tensor, spacing: Tensor | None = None) -> Tensor:
-        coarsest = 2 ** (self.encoder.num_levels - 1)
-        lengths = [r * coarsest * (self.spacing or 1.0) for r in self.reduction]
-        if self.spacing is None or spacing is None:
-            return reduce_plainly(plain_tensor(image), [round(1000 * length) for length in lengths], coarsest)
-        return reduce_in_mm_plainly(plain_tensor(image), spacing, lengths, coarsest)
 
     def _views(self, values: Tensor, dim: int) -> Tensor:
         """What the network sees of intensities: with `contrast`, twice the channels along `dim`."""
@@ -226,12 +213,20 @@ class PyramidOSSNet(OccupancyNetworkBase):
         """A step in voxels `[B, 3]`, None where it is one voxel."""
         return None if self.spacing is None else self.spacing / latent.spacing
 
-    def _grid_size(self, image_size: Sequence[int], spacing: Tensor) -> list[int]:
-        """The encoder's grid: the image divided by the reduction, rounded up to whole cells of the coarsest level."""
+    def _downsample(self, image: Tensor, spacing: Tensor, voxel: float | None) -> Tensor:
+        """The encoder's view of an image: on a grid of whole cells of the coarsest level, rounded up."""
         coarsest = 2 ** (self.encoder.num_levels - 1)
-        voxels = [1.0] * 3 if self.spacing is None else (spacing.amax(dim=0) / self.spacing).tolist()
-        steps = [size * voxel for size, voxel in zip(image_size, voxels, strict=True)]
+        lengths = [steps * coarsest * (self.spacing or 1.0) for steps in self.downsampling]
+        if is_traced():
+            if self.spacing is None or voxel is not None:
+                return downsample_plainly(image, [round(1000 * length) for length in lengths], coarsest)
+            return downsample_in_mm_plainly(image, spacing, lengths, coarsest)
+        if self.spacing is None:
+            steps = [1.0] * 3
+        elif voxel is not None:
+            steps = [voxel / self.spacing] * 3
+        else:
+            steps = (spacing.amax(dim=0) / self.spacing).tolist()
+        cells = [n * s / (r * coarsest) for n, s, r in zip(image.shape[2:], steps, self.downsampling, strict=True)]
         # A length that float32 puts just above a whole number of cells is that number.
-        return [
-            max(math.ceil(n / (r * coarsest) - 1e-3), 1) * coarsest for n, r in zip(steps, self.reduction, strict=True)
-        ]
+        return resize_to_grid(image, [max(math.ceil(count - 1e-3), 1) * coarsest for count in cells])

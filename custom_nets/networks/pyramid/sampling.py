@@ -8,7 +8,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from custom_nets.networks.ossnet.patches import gather_window
+from custom_nets.networks.export_ops import is_traced, sample_plainly, sample_windows_plainly
+from custom_nets.networks.ossnet.patches import gather_neighbourhoods
 
 
 def sample_features(features: Sequence[Tensor], shares: Tensor) -> list[Tensor]:
@@ -24,6 +25,8 @@ def sample_features(features: Sequence[Tensor], shares: Tensor) -> list[Tensor]:
     Returns:
         Samples `[B, N, F]` of each map, of its dtype.
     """
+    if is_traced():
+        return [sample_plainly(level, shares) for level in features]
     rows, weights = _cells_and_weights(shares, [level.shape[1:4] for level in features])
     samples = []
     for level, row, weight in zip(features, rows, weights, strict=True):
@@ -68,10 +71,11 @@ def sample_neighbourhoods(image: Tensor, points: Tensor, size: int, step: Tensor
     """
     reach = size // 2
     if step is None and not points.is_floating_point():
-        windows = [gather_window(i, p, -reach, size=size) for i, p in zip(image, points, strict=True)]
-        return torch.stack(windows)
+        return gather_neighbourhoods(image, points, -reach, size)
+    steps = torch.ones_like(points[:, 0], dtype=torch.float32) if step is None else step
+    if is_traced():
+        return sample_windows_plainly(image, points, steps, size)
     offsets = torch.arange(-reach, reach + 1, device=points.device, dtype=torch.float32)
-    steps = torch.ones(len(image), 3, device=points.device) if step is None else step
     # [B, N, 3, size]: the positions of the samples along each axis
     along = points.float()[..., None] + steps[:, None, :, None] * offsets
     return torch.stack([_sample_separable(i, a) for i, a in zip(image, along, strict=True)])

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from custom_nets.datasets.modalities import MODALITIES
+from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.weights import describe_misfit
-from custom_nets.networks import NvNet
+from custom_nets.networks import NvNet, NvNetSettings
 from custom_nets.tools.conversion.checkpoints import convert_checkpoint
-from custom_nets.transforms.regions import SCHEMES
 
 ZOO_MODALITIES = ("T1ce", "T1", "T2", "FLAIR")
 """Input channels of `brats_mri_segmentation`, by our names."""
@@ -20,14 +19,15 @@ ZOO_MODALITIES = ("T1ce", "T1", "T2", "FLAIR")
 ZOO_REGIONS = ("TC", "WT", "ET")
 """Its output channels."""
 
-OUR_REGIONS = SCHEMES["brats2018"].region_names
+MODALITIES = get_record("brats2018").channel_names
+OUR_REGIONS = get_record("brats2018").require_labels().region_names
 
 FIRST = "convInit.conv.weight"
 LAST = "conv_final.2.conv"
 
 
 def convert_segresnet_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Converts a SegResNet of the zoo's channel orders to an `NvNet(final_norm=True, vae=False)` of ours.
+    """Converts a SegResNet of the zoo's channel orders to an NvNet of ours with `final_norm` and without `vae`.
 
     Image channels T1c, T1, T2, FLAIR become FLAIR, T1, T1ce, T2, outputs TC, WT, ET become WT, TC, ET: the network
     built by `segresnet_like` loads the result strictly, and gives equal outputs for images with our channel order.
@@ -70,7 +70,7 @@ def segresnet_like(state: Mapping[str, Tensor]) -> NvNet:
         found = f"{FIRST} has shape {shape}" if shape else f"there is no {FIRST}"
         msg = f"these are no weights of a SegResNet for {len(MODALITIES)} modalities: {found}; give the zoo's model.pt"
         raise InputError(msg)
-    return NvNet(init_filters=shape[0], final_norm=True, vae=False)
+    return NvNet(init_filters=shape[0], vae=False, settings=NvNetSettings(final_norm=True))
 
 
 def convert_segresnet_checkpoint(source: str | Path, target: str | Path) -> NvNet:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
+from custom_nets.io.model_settings import check_settings
 from custom_nets.io.weights import load_weights
-from custom_nets.networks import NvNet
-from custom_nets.networks.nvnet.network import DIVISOR
+from custom_nets.networks.base import divisor_of
 from custom_nets.tools.bundle_config import check_shape, read_bundle
 from custom_nets.tools.export.onnx import require_onnx, run_onnx, write_onnx
 from custom_nets.tools.export.parts import Part, export_parts
@@ -88,14 +88,15 @@ def export_bundle(
         require_onnx()
     parser, in_channels = read_bundle(bundle, configs, keys)
     network = parser.get_parsed_content("network_def").eval()
-    multiple = DIVISOR if isinstance(network, NvNet) else 1
+    multiple = divisor_of(network)
     if any(side % multiple for side in shape):
         msg = f"shape is {tuple(shape)}; this network takes sides that are multiples of {multiple}"
         raise InputError(msg)
     if untrained:
         fill_with_random_numbers(network)
     else:
-        load_weights(network, parser.get_parsed_content("load_model"))
+        path = parser.get_parsed_content("load_model")
+        check_settings(path, load_weights(network, path), parser.get_parsed_content("model_keys"), strict=True)
     parts = export_parts(network, in_channels, multiple)
     return [export_part(part, Path(output), file_format, shape, dynamic) for part in parts]
 
@@ -110,7 +111,7 @@ def export_part(part: Part, folder: Path, file_format: str, shape: Sequence[int]
     dynamic = dynamic or file_format == "torchscript"
     shapes = [tuple(shape)]
     if dynamic:
-        # Other remainders by every reduction, but multiples of what the network wants.
+        # Other remainders by every downsampling, but multiples of what the network wants.
         shapes.append(tuple(side + part.multiple * (axis + 1) for axis, side in enumerate(shape)))
     path = folder / f"{part.name}{suffix}"
     with atomic_file(path) as temporary, torch.random.fork_rng(devices=[]), torch.no_grad():

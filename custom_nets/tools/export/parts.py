@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from custom_nets.networks.base import OccupancyNetworkBase
-from custom_nets.networks.torchscript import latent_tensors
+from custom_nets.networks.base import OccupancyNetwork
+from custom_nets.networks.torchscript import LatentLayout, latent_tensors
 
 Draw = Callable[[Sequence[int], int], dict[str, Tensor]]
 _SIDES = "hwd"
@@ -53,13 +53,12 @@ def export_parts(network: nn.Module, in_channels: int, multiple: int) -> list[Pa
         return {"image": torch.rand(batch, in_channels, *size)}
 
     axes = {"image": _image_axes()}
-    if not isinstance(network, OccupancyNetworkBase):
+    if not isinstance(network, OccupancyNetwork):
         return [Part("network", network, draw_image, ["logits"], axes, multiple, network)]
-    counts_in_mm = getattr(network, "spacing", None) is not None
 
     def draw_scan(size: Sequence[int], batch: int) -> dict[str, Tensor]:
         spacing = torch.tensor([[0.8, 1.0, 1.5]]).expand(batch, 3) * torch.linspace(1, 0.9, batch)[:, None]
-        return draw_image(size, batch) | ({"spacing": spacing.contiguous()} if counts_in_mm else {})
+        return draw_image(size, batch) | ({"spacing": spacing.contiguous()} if network.counts_in_mm else {})
 
     def draw_points(size: Sequence[int], batch: int) -> dict[str, Tensor]:
         scan = draw_scan(size, batch)
@@ -68,14 +67,16 @@ def export_parts(network: nn.Module, in_channels: int, multiple: int) -> list[Pa
         return _read_by_the_decoder(network, _encode(network, scan)) | {"image": scan["image"], "points": points}
 
     with torch.no_grad():
-        latent = _encode(network, draw_scan((16, 16, 16), 1))
-    scan_axes = axes | ({"spacing": {0: "B"}} if counts_in_mm else {})
+        scan = draw_scan((16, 16, 16), 1)
+        layout = LatentLayout.of(network.encode_spaced(*_with_spacing(*scan.values())))
+        latent = _encode(network, scan)
+    scan_axes = axes | ({"spacing": {0: "B"}} if network.counts_in_mm else {})
     point_axes = {name: _latent_axes(name, tensor) for name, tensor in _read_by_the_decoder(network, latent).items()}
     point_axes |= axes | {"points": {0: "B", 1: "N"}}
     names = [name for name in latent if name != "spacing"]  # which is given, not found
     parts = [
         Part("encoder", _Encoder(network, names), draw_scan, names, scan_axes),
-        Part("decoder", _Decoder(network, list(latent), list(point_axes)), draw_points, ["logits"], point_axes),
+        Part("decoder", _Decoder(network, layout, list(latent), list(point_axes)), draw_points, ["logits"], point_axes),
         Part("network", _Dense(network), draw_scan, ["logits"], scan_axes, whole=network),
     ]
     for part in parts:
@@ -100,7 +101,7 @@ def _encode(network: Any, scan: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_by_the_decoder(network: Any, latent: dict[str, Tensor]) -> dict[str, Tensor]:
-    unread = {"segmentation"} | ({"spacing"} if getattr(network, "spacing", None) is None else set())
+    unread = {"segmentation"} | (set() if network.counts_in_mm else {"spacing"})
     return {name: tensor for name, tensor in latent.items() if name not in unread}
 
 
@@ -116,9 +117,10 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, network: Any, latent: Sequence[str], inputs: Sequence[str]) -> None:
+    def __init__(self, network: Any, layout: LatentLayout, latent: Sequence[str], inputs: Sequence[str]) -> None:
         super().__init__()
         self.network = network
+        self.layout = layout
         self.latent = latent
         self.inputs = inputs
 
@@ -126,7 +128,7 @@ class _Decoder(nn.Module):
         given = dict(zip(self.inputs, inputs, strict=True))
         # What the decoder does not read has its place in a latent all the same.
         latent = [given.get(name, given["image"]) for name in self.latent]
-        return self.network.decode(self.network.latent_of(latent), given["image"], given["points"])
+        return self.network.decode(self.layout.restore(latent), given["image"], given["points"])
 
 
 class _Dense(nn.Module):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
+from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.tools.phantoms.brain_anatomy import FIELD_OF_VIEW, REACH, Head
 from custom_nets.tools.phantoms.brain_lesions import Tumour, displace, grow_tumour, place_lesions, scatter_white_spots
@@ -19,7 +20,10 @@ from custom_nets.tools.phantoms.brain_tissues import BrainGrid, Tissues, grow_ti
 from custom_nets.tools.phantoms.files import check_folder, checked_whole, is_whole, write_nifti
 from custom_nets.tools.phantoms.smooth_fields import FloatArray, SmoothField
 
-MODALITIES = ("flair", "t1", "t1ce", "t2")
+RECORD = get_record("brats2018")
+"""The data set whose layout the cases have."""
+
+MODALITIES = tuple(channel.ends[0] for channel in RECORD.channels)
 """File name endings, in the order of the channels."""
 
 MIN_VOXELS = 16
@@ -114,7 +118,7 @@ def write_brain_phantoms(
     for case, folder in enumerate(tqdm(folders, desc="brain phantoms", unit="case", disable=not progress), start=1):
         phantom = brain_phantom(shape, seed, case, style)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, volume in zip((*MODALITIES, "seg"), (*phantom.images, phantom.label), strict=True):
+        for name, volume in zip((*MODALITIES, RECORD.label_ends[0]), (*phantom.images, phantom.label), strict=True):
             write_nifti(folder / f"{folder.name}_{name}.nii.gz", volume, affine)
     return folders
 

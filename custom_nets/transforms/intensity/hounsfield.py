@@ -105,6 +105,7 @@ class WindowHounsfieldd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.windower = WindowHounsfield(window, dtype)
+        self.output_dtype = dtype
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import unicodedata
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 from custom_nets.errors import InputError
 from custom_nets.io.nifti import stem
+
+MAX_NAME = 160
+"""Bytes of a case's name in the name of a file: a file system takes 255, and endings need some."""
+
+_KEPT = 40
+_DIGITS = 12
+_MADE = re.compile(rf"~[0-9a-f]{{{_DIGITS}}}$")
 
 
 def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case") -> str:
@@ -19,7 +30,7 @@ def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case")
         case_key: where a datalist writes the case.
 
     Raises:
-        InputError: when the item has neither, or when the name would lead out of the output folder.
+        InputError: when the item has neither, or the name is no text.
     """
     name = item.get(case_key)
     if name is None:
@@ -28,10 +39,36 @@ def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case")
     if not name:
         msg = f"the item names no case: expected '{case_key}' with the case's name; found {sorted(map(str, item))}"
         raise InputError(msg)
-    if not isinstance(name, str) or Path(name).name != name or name in {".", ".."} or "\\" in name:
-        msg = f"case {name!r} cannot name a folder: expected a text without '/' or '\\'; rename it in the datalist"
+    if not isinstance(name, str):
+        msg = f"case {name!r} cannot name a folder: expected a text; rename it in the datalist"
         raise InputError(msg)
     return name
+
+
+def file_name(case: str) -> str:
+    r"""Returns what a case is called in names of files and folders: its own name, where that may name a file anywhere.
+
+    Of others (slashes, line breaks, too long, ...) the beginning is kept, and a hash tells them apart: no two cases
+    share files.
+
+    >>> file_name("TCGA-02-0006_1996.08.23")
+    'TCGA-02-0006_1996.08.23'
+    >>> file_name("a/b")
+    'a_b~c14cddc033f6'
+    """
+    plain = not any(unicodedata.category(letter).startswith(("C", "Z")) and letter != " " for letter in case)
+    encoded = case.encode("utf-8", "surrogateescape")  # names that are no UTF-8 come as surrogates
+    plain = plain and not re.search(r"[/\\]|^\.|^ | $", case) and not _MADE.search(case)
+    if plain and len(encoded) <= MAX_NAME:
+        return case
+    kept = re.sub(r"[^\w. -]", "_", case, flags=re.ASCII)[:_KEPT].strip(". ")
+    return f"{kept}~{hashlib.sha256(encoded).hexdigest()[:_DIGITS]}"
+
+
+def result_file(output_dir: str | os.PathLike, case: str, ending: str) -> Path:
+    """Returns the place of a result, `<output_dir>/<case>/<case><ending>`, see `file_name`."""
+    name = file_name(case)
+    return Path(output_dir, name, name + ending)
 
 
 def case_name(meta: Mapping[str, Any], _transform: Any = None) -> dict[str, str | None]:
@@ -40,4 +77,5 @@ def case_name(meta: Mapping[str, Any], _transform: Any = None) -> dict[str, str 
     Args:
         meta: metadata of an image read by `LoadCased`.
     """
-    return {"subject": str(meta["case"]), "idx": None}
+    # MONAI takes what follows the last dot away; of this name, that is not the case's.
+    return {"subject": f"{file_name(str(meta['case']))}.nii.gz", "idx": None}

@@ -17,7 +17,7 @@ from scipy.special import logit
 
 from custom_nets.errors import InputError
 from custom_nets.io.meshes import WRITERS, write_mesh
-from custom_nets.transforms.saving.case_files import case_id
+from custom_nets.transforms.saving.case_files import case_id, result_file
 
 Space = Literal["RAS", "LPS"]
 
@@ -244,13 +244,13 @@ class SaveRegionMeshesd(MapTransform):
             case, affine = case_and_affine(item, key, self.regions, self.case_key)
             for channel, region in zip(item[key], self.regions, strict=True):
                 comment = f"{case} {region}, {name}, {self.space} mm"
-                self._save(self.output_dir / case / f"{case}_{region}{suffix}", channel, affine, comment)
+                self._save(case, f"_{region}{suffix}", channel, affine, comment)
         return item
 
-    def _save(self, stem: Path, channel: NdarrayOrTensor, affine: np.ndarray, comment: str) -> None:
+    def _save(self, case: str, ending: str, channel: NdarrayOrTensor, affine: np.ndarray, comment: str) -> None:
         mesh = region_mesh(channel, affine, self.threshold, self.space)
         for kind in self.formats:
-            file = stem.with_name(f"{stem.name}.{kind}")  # not with_suffix: a case's name may hold a dot
+            file = result_file(self.output_dir, case, f"{ending}.{kind}")
             if mesh is None:
                 file.unlink(missing_ok=True)
             else:

@@ -156,7 +156,7 @@ def _fill(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _outline(axes: Axes, field: np.ndarray, level: float, extent: Extent, colour: Any, **line: Any) -> None:
-    if field.min() <= level < field.max():
+    if min(field.shape) > 1 and field.min() <= level < field.max():  # a line of voxels has no outline
         axes.contour(field, levels=[level], colors=[colour], origin="upper", extent=extent, **line)
 
 
@@ -212,7 +212,8 @@ def _legend(figure: Figure, case: str, regions: Sequence[str], millilitres: Sequ
         handles.append(line([], [], color=_LABEL, linewidth=1, linestyle="dashed"))
         texts.append("label")
     middle = 1 - 0.27 / figure.get_figheight()  # of the band above the pictures
-    figure.text(0.008, middle, case, color=_TEXT, fontsize=14, fontweight="bold", ha="left", va="center")
+    title = figure.text(0.008, middle, case.encode(errors="replace").decode(), color=_TEXT, ha="left", va="center")
+    title.set(fontsize=14, fontweight="bold", parse_math=False)  # a name may hold a dollar
     figure.legend(
         handles,
         texts,

@@ -17,9 +17,12 @@ from monai.utils import convert_to_numpy
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
+from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
-from custom_nets.transforms.regions import check_names, get_scheme
+from custom_nets.transforms.loading import ORIENTATION_KEY
+from custom_nets.transforms.regions import check_names, dataset_of
+from custom_nets.transforms.saving.case_files import result_file
 from custom_nets.transforms.saving.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
 from custom_nets.transforms.slabs import split_slabs
 
@@ -160,34 +163,34 @@ class RegionVolumesd(MapTransform):
     Args:
         keys: one MetaTensor `[R, H, W, D]` (probabilities or binary) on the grid whose affine it carries.
         regions: name of each channel.
-        scheme: of the numbers, see `SCHEMES`; the item's own (`scheme_key`) wins.
+        dataset: record of the numbers, see `get_record`; the item's own (`dataset_key`) wins where it has the regions.
         threshold: a region holds the voxels above it.
-        scheme_key: where the item names its scheme.
+        dataset_key: where the item names its record.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         regions: Sequence[str],
-        scheme: str,
+        dataset: str,
         threshold: float = 0.5,
-        scheme_key: str = "scheme",
+        dataset_key: str = "dataset",
     ) -> None:
         super().__init__(keys)
         self.regions = tuple(regions)
-        self.scheme = get_scheme(scheme)
+        self.dataset = dataset
         self.threshold = threshold
-        self.scheme_key = scheme_key
+        self.dataset_key = dataset_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Measures one case."""
         item = dict(data)
         for key in self.key_iterator(item):
-            scheme = get_scheme(item[self.scheme_key]) if item.get(self.scheme_key) else self.scheme
+            labels = get_record(dataset_of(item.get(self.dataset_key), self.dataset, self.regions)).require_labels()
             volumes = region_millilitres(item[key], item[key].affine, self.threshold)
             item["result"] = {
                 "volumes_ml": {name: round(ml, 6) for name, ml in zip(self.regions, volumes, strict=True)},
-                "label_numbers": {region.name: region.written for region in scheme.regions[: len(volumes)]},
+                "label_numbers": {region.name: region.written for region in labels.select(self.regions)},
             }
         return item
 
@@ -195,7 +198,9 @@ class RegionVolumesd(MapTransform):
 class SaveRegionVolumesd(MapTransform):
     """Writes one JSON file a case, `<output_dir>/<case>/<case>_volumes<suffix>.json`, with the volume of each region.
 
-    It holds `case`, `spacing_mm` and, for each region, what `region_volumes` measures. The item is returned unchanged.
+    It holds `case`, `spacing_mm`, `orientation` and, for each region, what `region_volumes` measures. Orientation tells
+    from what the place of the voxels is known, see `VolumeHeader`: "unknown" where left and right cannot be told, null
+    where `LoadCased` did not read the image. The item is returned unchanged.
 
     Args:
         keys: MetaTensors `[R, H, W, D]` (probabilities or binary) on the grid whose affine they carry.
@@ -243,8 +248,9 @@ class SaveRegionVolumesd(MapTransform):
             report = {
                 "case": case,
                 "spacing_mm": [round(float(side), 6) for side in affine_to_spacing(affine)],
+                "orientation": item[key].meta.get(ORIENTATION_KEY),
                 "regions": region_volumes(item[key], affine, self.regions, self.threshold, self.parts),
             }
-            with atomic_file(self.output_dir / case / f"{case}_volumes{suffix}.json") as file:
+            with atomic_file(result_file(self.output_dir, case, f"_volumes{suffix}.json")) as file:
                 file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return item

@@ -1,5 +1,7 @@
 """NvNet: the paper's table, MONAI's SegResNet inside it, and a variational branch that stays finite."""
 
+import dataclasses
+
 import pytest
 import torch
 from monai.networks.nets import SegResNet
@@ -7,14 +9,16 @@ from torch import nn
 
 from custom_nets.errors import InputError
 from custom_nets.losses import NvNetLoss
-from custom_nets.networks import NvNet, NvNetOutput
+from custom_nets.networks import NvNet, NvNetOutput, NvNetSettings
 
 CROP = (16, 24, 16)
+SETTINGS = {field.name for field in dataclasses.fields(NvNetSettings)}
 
 
 def small(**keys) -> NvNet:
     torch.manual_seed(0)
-    return NvNet(**{"init_filters": 8, "crop_size": CROP, **keys})
+    settings = NvNetSettings(**{name: keys.pop(name) for name in list(keys) if name in SETTINGS})
+    return NvNet(**{"init_filters": 8, "crop_size": CROP, "settings": settings, **keys})
 
 
 def output_shapes(net: nn.Module, image: torch.Tensor) -> dict[str, tuple[int, ...]]:

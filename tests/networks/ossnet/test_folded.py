@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from custom_nets.networks import OSSNet
+from custom_nets.networks import OSSNet, OSSNetSettings
 from custom_nets.networks.ossnet.network import VARIANTS
+from custom_nets.networks.pade import activation as pade_module
+from custom_nets.networks.pade import fused as fused_pade_module
 from custom_nets.networks.pade.activation import PadeActivation
-from custom_nets.networks.pade.activation import activation as pade_module
-from custom_nets.networks.pade.activation import fused as fused_pade_module
 from custom_nets.networks.pade.fused import biased_pade_
 
 SIZE = (40, 33, 26)
@@ -18,8 +18,8 @@ SIZE = (40, 33, 26)
 def network(variant: str, **keys) -> OSSNet:
     """A small network every weight and statistic of which matters, with logits of about 1."""
     torch.manual_seed(0)
-    keys = {"hidden_features": 48, **keys}
-    net = OSSNet(variant, 2, 3, grid_size=(16, 16, 32), encoder_channels=(4, 8, 8, 8), **keys).eval()
+    hidden, settings = keys.pop("hidden_features", 48), OSSNetSettings(**keys)
+    net = OSSNet(variant, 2, 3, (16, 16, 32), (4, 8, 8, 8), hidden_features=hidden, settings=settings).eval()
     with torch.no_grad():
         for parameter in net.decoder.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -46,7 +46,7 @@ def test_folded_equals_plain(variant, coordinates):
     with torch.no_grad():
         latent = net.encode(image)
         expected = net.decode(latent, image, points)
-        found = net.bind(latent, image)(points)
+        found = net.prepare_decoder(latent, image)(points)
     assert expected.std(dim=1).min() > 2e-3  # points differ by much more than the tolerance
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -58,7 +58,7 @@ def test_a_first_block_without_a_layer_in_its_skip():
     with torch.no_grad():
         latent = net.encode(image)
         expected = net.decode(latent, image, points)
-        torch.testing.assert_close(net.bind(latent, image)(points), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(net.prepare_decoder(latent, image)(points), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
@@ -68,7 +68,7 @@ def test_folded_pools_mid_range_patches_as_the_network_does(pooling):
     with torch.no_grad():
         latent = net.encode(image)
         torch.testing.assert_close(
-            net.bind(latent, image)(points), net.decode(latent, image, points), atol=1e-4, rtol=0
+            net.prepare_decoder(latent, image)(points), net.decode(latent, image, points), atol=1e-4, rtol=0
         )
 
 
@@ -80,7 +80,7 @@ def test_each_item_is_folded_with_its_own_latent():
         expected = net.decode(latent, image, points)
         for item in range(2):
             part = type(latent)(latent.vectors[item : item + 1], None)
-            found = net.bind(part, image[item : item + 1])(points[:1])
+            found = net.prepare_decoder(part, image[item : item + 1])(points[:1])
             torch.testing.assert_close(found[0], expected[item], atol=1e-4, rtol=0)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
 
@@ -91,7 +91,7 @@ def test_half_precision_is_near(dtype):
     image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
     with torch.no_grad():
         latent = net.encode(image)
-        found = net.bind(latent, image, dtype)(points)
+        found = net.prepare_decoder(latent, image, dtype)(points)
         expected = net.decode(latent, image, points)
     assert found.dtype == torch.float32
     assert 0 < (found - expected).abs().mean() < 0.01 * expected.abs().mean()
@@ -103,7 +103,7 @@ def test_positions_keep_float32_in_half_precision():
     points = torch.stack([torch.full((400,), 4), torch.full((400,), 4), torch.arange(800, 1200)], dim=-1)[None]
     with torch.no_grad():
         latent = net.encode(image)
-        steps = net.bind(latent, image, torch.bfloat16)(points).diff(dim=1)
+        steps = net.prepare_decoder(latent, image, torch.bfloat16)(points).diff(dim=1)
         expected = net.decode(latent, image, points).diff(dim=1)
     # bfloat16 has steps of 4 there: rounded positions would leave three of four differences at 0.
     assert (steps.abs().amax(dim=-1) > 0).float().mean() > 0.5
@@ -115,9 +115,9 @@ def test_autocast_sets_the_precision():
     image, points = torch.randn(1, 2, *SIZE), points_of(SIZE)
     with torch.no_grad():
         latent = net.encode(image)
-        half = net.bind(latent, image, torch.bfloat16)(points)
+        half = net.prepare_decoder(latent, image, torch.bfloat16)(points)
         with torch.autocast("cpu", torch.bfloat16):
-            bound = net.bind(latent, image)
+            bound = net.prepare_decoder(latent, image)
             assert torch.equal(bound(points), half)
 
 
@@ -126,7 +126,7 @@ def test_weights_are_left_as_they_were():
     before = copy.deepcopy(net.state_dict())
     image = torch.randn(1, 2, *SIZE)
     with torch.no_grad():
-        net.bind(net.encode(image), image)(points_of(SIZE))
+        net.prepare_decoder(net.encode(image), image)(points_of(SIZE))
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -147,7 +147,7 @@ def test_biased_pade_equals_the_activation(rows, compiled, dtype):
 
 
 def test_memory_that_runs_out_does_not_end_the_use_of_a_kernel():
-    """The caller asks about fewer points then; the plain form would take more memory, and time ever after."""
+    """The caller queries fewer points then; the plain form would take more memory, and time ever after."""
     calls = []
 
     def kernel(x, *_):
@@ -174,12 +174,14 @@ def test_activations_are_compiled_where_it_is_wanted(wanted, monkeypatch):
         kernels.cache_clear()
     ran = set()
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: ran.add(function) or function(*args))
-    net = OSSNet("c", 1, 1, grid_size=(32, 32, 32), hidden_features=16, compile_activations=wanted)
+    net = OSSNet(
+        "c", 1, 1, grid_size=(32, 32, 32), hidden_features=16, settings=OSSNetSettings(compile_activations=wanted)
+    )
     image, points = torch.randn(1, 1, 20, 20, 20), torch.randint(0, 20, (1, 100, 3))
     net(image, points)[0].sum().backward()
     net.eval()
     with torch.no_grad():
-        net.bind(net.encode(image), image)(points)
+        net.prepare_decoder(net.encode(image), image)(points)
     for kernels in caches:
         kernels.cache_clear()
     functions = {pade_module._pade_forward, pade_module._pade_backward, fused_pade_module._plain}
@@ -199,7 +201,7 @@ def test_one_compiled_kernel_serves_all_layers_and_sizes(monkeypatch):
         net = network(variant)
         image = torch.randn(1, 2, *SIZE)
         with torch.no_grad():
-            bound = net.bind(net.encode(image), image)
+            bound = net.prepare_decoder(net.encode(image), image)
             for count in (200, 77, 200):
                 bound(points_of(SIZE, count))
     assert len(graphs) == 1
@@ -227,5 +229,5 @@ def test_folded_equals_plain_on_a_gpu(variant):
     with torch.no_grad():
         latent = net.encode(image)
         torch.testing.assert_close(
-            net.bind(latent, image)(points), net.decode(latent, image, points), atol=1e-4, rtol=0
+            net.prepare_decoder(latent, image)(points), net.decode(latent, image, points), atol=1e-4, rtol=0
         )

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from custom_nets.errors import InputError
-from custom_nets.networks import Latent, OSSNet
-from custom_nets.networks.ossnet.network import VARIANTS, resize_to_grid
+from custom_nets.networks import Latent, OSSNet, OSSNetSettings
+from custom_nets.networks.geometry import resize_to_grid
+from custom_nets.networks.ossnet.network import VARIANTS
 from custom_nets.networks.ossnet.patches import PatchConvolution, gather_local_patches, gather_mid_range_patches
 from custom_nets.tools import convert_ossnet_checkpoint, convert_ossnet_state_dict
 from tests.networks.golden import Golden
@@ -98,7 +99,7 @@ def test_golden_training_step(golden_dir):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_decoding_points_equals_the_dense_network(variant):
     torch.manual_seed(0)
-    net = OSSNet(variant, num_regions=3, points_per_chunk=500, **SMALL).eval()
+    net = OSSNet(variant, num_regions=3, settings=OSSNetSettings(points_per_chunk=500), **SMALL).eval()
     image = torch.randn(2, 2, 9, 20, 13)
     points = torch.stack([torch.randint(0, s, (2, 40)) for s in image.shape[2:]], dim=-1)
     with torch.no_grad():
@@ -112,7 +113,7 @@ def test_decoding_points_equals_the_dense_network(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_latent_vectors_have_the_contracted_shape(variant):
-    net = OSSNet(variant, num_regions=2, latent_size=(2, 3, 4), **SMALL)
+    net = OSSNet(variant, num_regions=2, settings=OSSNetSettings(latent_size=(2, 3, 4)), **SMALL)
     latent = net.encode(torch.randn(2, 2, 30, 31, 33))
     assert isinstance(latent, Latent)
     assert latent.vectors.shape == (2, 6 if VARIANTS[variant].skip_encoder else 1, 24)
@@ -170,29 +171,43 @@ def test_resize_to_a_finer_grid_is_trilinear():
     torch.testing.assert_close(resized, torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]))
 
 
-def test_unit_coordinates_span_the_image():
-    net = OSSNet("onet", **SMALL)
-    points = torch.tensor([[[0, 0, 0], [9, 4, 0]]])
-    torch.testing.assert_close(net.to_coordinates(points, (10, 5, 1)), torch.tensor([[[-1.0, -1, -1], [1, 1, -1]]]))
-
-
-def test_voxel_coordinates_are_raw_indices():
-    net = OSSNet("onet", coordinates="voxel", **SMALL)
-    points = torch.tensor([[[3, 1, 2]]])
-    torch.testing.assert_close(net.to_coordinates(points, (10, 5, 4)), points.float())
+@pytest.mark.parametrize("prepared", [False, True])
+def test_voxel_coordinates_are_raw_indices(prepared):
+    """The same point of images of different size: of unit coordinates alone the size changes the logits."""
+    latent, point = Latent(torch.randn(1, 1, 1), None), torch.tensor([[[3, 1, 2]]])
+    for coordinates, same in (("voxel", True), ("unit", False)):
+        net = OSSNet("onet", **SMALL, settings=OSSNetSettings(coordinates)).eval()
+        images = torch.zeros(1, 2, 10, 5, 4), torch.zeros(1, 2, 20, 9, 6)
+        with torch.no_grad():
+            found = [
+                net.prepare_decoder(latent, image)(point) if prepared else net.decode(latent, image, point)
+                for image in images
+            ]
+        assert torch.equal(*found) == same
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "e"}, "variant must be one of"),
-        ({"coordinates": "mm"}, "coordinates must be"),
-        ({"grid_size": (8, 16, 16)}, "grid_size must be at least 16"),
+        ({"variant": "e"}, "variant is 'e'; expected one of onet, a, b, c, d"),
+        ({"grid_size": (8, 16, 16)}, r"grid_size is \(8, 16, 16\); expected at least 16 a side"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         OSSNet(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"coordinates": "mm"}, "coordinates is 'mm'; expected unit or voxel"),
+        ({"mid_range_pooling": "sum"}, "mid_range_pooling is 'sum'; expected mean or max"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        OSSNetSettings(**settings)
 
 
 @pytest.mark.parametrize("dataset", ["brats", "lits"])

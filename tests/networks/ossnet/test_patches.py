@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom_nets.networks.ossnet.patches import gather_pooled_windows, gather_window, pool_cells
+from custom_nets.networks.ossnet.patches import gather_mid_range_patches, gather_window
 
 SIZE = (11, 13, 12)
 
@@ -55,5 +55,5 @@ def test_pooled_windows_equal_windows_that_are_pooled(pooling):
     whole = windows_by_hand(image.numpy(), points.numpy(), -7, 1, 14)
     cells = whole.reshape(len(points), 2, 7, 2, 7, 2, 7, 2)
     expected = cells.mean((3, 5, 7)) if pooling == "mean" else cells.max((3, 5, 7))
-    found = gather_pooled_windows(pool_cells(image, pooling), points)
+    found = gather_mid_range_patches(image[None], points[None], pooling)[0]
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from custom_nets.networks import PadeActivation
-from custom_nets.networks.pade.activation import activation as pade_module
+from custom_nets.networks.pade import activation as pade_module
 
 
 def published_formula(x: torch.Tensor, n: torch.Tensor, d: torch.Tensor) -> torch.Tensor:

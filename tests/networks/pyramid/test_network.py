@@ -1,18 +1,23 @@
 """PyramidOSSNet."""
 
+import dataclasses
+
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from custom_nets.inferers import OccupancyInferer
-from custom_nets.networks import OSSNet, PyramidOSSNet
+from custom_nets.errors import InputError
+from custom_nets.inferers import OccupancyInferer, SearchSettings
+from custom_nets.networks import OSSNet, PyramidOSSNet, PyramidSettings
 
 SIZE = (20, 24, 18)
+SETTINGS = {field.name for field in dataclasses.fields(PyramidSettings)}
 
 
 def small(**keys) -> PyramidOSSNet:
     torch.manual_seed(0)
-    return PyramidOSSNet(2, 3, **{"channels": (8, 16, 16), "hidden_features": 16, **keys}).eval()
+    settings = PyramidSettings(**{name: keys.pop(name) for name in list(keys) if name in SETTINGS})
+    return PyramidOSSNet(2, 3, **{"channels": (8, 16, 16), "hidden_features": 16, **keys}, settings=settings).eval()
 
 
 def an_image(batch=1, size=SIZE):
@@ -79,8 +84,10 @@ def test_the_order_of_points_does_not_matter():
 @torch.no_grad()
 def test_chunks_do_not_matter():
     net, image = small(), an_image()
-    whole = OccupancyInferer("dense")(image, net)
-    torch.testing.assert_close(OccupancyInferer("dense", points_per_chunk=77)(image, net), whole, atol=1e-6, rtol=1e-6)
+    whole = OccupancyInferer(SearchSettings("dense"))(image, net)
+    torch.testing.assert_close(
+        OccupancyInferer(SearchSettings("dense"), points_per_chunk=77)(image, net), whole, atol=1e-6, rtol=1e-6
+    )
 
 
 @torch.no_grad()
@@ -109,13 +116,13 @@ def test_gradients_reach_every_level(top_down):
     assert all(level.grad.abs().sum() > 0 for level in latent.features)
 
 
-@pytest.mark.parametrize(("reduction", "grid"), [(2, (10, 12, 9)), (4, (5, 6, 5)), ((4, 4, 1), (5, 6, 18))])
-def test_the_encoder_sees_the_reduced_image(reduction, grid):
-    features = small(reduction=reduction, channels=(8,)).encode(an_image()).features
+@pytest.mark.parametrize(("downsampling", "grid"), [(2, (10, 12, 9)), (4, (5, 6, 5)), ((4, 4, 1), (5, 6, 18))])
+def test_the_encoder_sees_the_downsampled_image(downsampling, grid):
+    features = small(downsampling=downsampling, channels=(8,)).encode(an_image()).features
     assert features[0].shape == (1, *grid, 8)
 
 
-def test_reduction_is_the_mean_of_the_cells():
+def test_downsampling_is_the_mean_of_the_cells():
     net, seen = small(channels=(8,)), []
     net.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     net.encode(an_image())
@@ -130,9 +137,9 @@ def test_odd_sizes_are_rounded_up_to_whole_cells():
     ]
 
 
-@pytest.mark.parametrize(("reduction", "cells"), [(2, 8), (4, 8), (8, 8), (1, 4)])
-def test_the_auxiliary_segmentation_is_an_eighth_of_the_image_or_finer(reduction, cells):
-    net = PyramidOSSNet(2, reduction=reduction, channels=(8, 8, 8), hidden_features=8)
+@pytest.mark.parametrize(("downsampling", "cells"), [(2, 8), (4, 8), (8, 8), (1, 4)])
+def test_the_auxiliary_segmentation_is_an_eighth_of_the_image_or_finer(downsampling, cells):
+    net = PyramidOSSNet(2, downsampling=downsampling, channels=(8, 8, 8), hidden_features=8)
     assert net.encode(torch.zeros(1, 2, 32, 64, 32)).segmentation.shape == (1, 3, 32 // cells, 64 // cells, 32 // cells)
 
 
@@ -180,7 +187,9 @@ def test_trains_under_autocast():
 def test_learns_what_only_the_neighbourhood_shows():
     """Single bright voxels: pooled away in the encoder, plain in the raw neighbourhood."""
     torch.manual_seed(0)
-    net = PyramidOSSNet(1, 1, reduction=4, channels=(8, 8), hidden_features=32, hidden_layers=2)
+    net = PyramidOSSNet(
+        1, 1, downsampling=4, channels=(8, 8), hidden_features=32, settings=PyramidSettings(hidden_layers=2)
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
     for _ in range(60):
         image = (torch.rand(1, 1, 16, 16, 16) < 0.5).float()
@@ -194,11 +203,24 @@ def test_learns_what_only_the_neighbourhood_shows():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"neighbourhood": 4}, "must be odd"), ({"reduction": 0}, "at least 1")]
+    ("arguments", "message"),
+    [
+        ({"neighbourhood": 4}, "neighbourhood is 4; expected an odd number"),
+        ({"downsampling": 0}, "downsampling is 0; expected at least 1"),
+        ({"spacing": 0}, "spacing is 0; expected a length above 0 in mm, or null"),
+        ({"contrast": (0.5,)}, "contrast is"),
+        ({"contrast": (0.7, 0.2)}, r"contrast is \(0.7, 0.2\); expected two intensities, low before high"),
+    ],
 )
 def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        PyramidOSSNet(**arguments)
+    with pytest.raises(InputError, match=message):
+        small(**arguments)
+
+
+def test_the_former_name_of_downsampling_is_taken_with_a_line_that_names_the_new_one():
+    with pytest.warns(FutureWarning, match="`reduction` is deprecated; its new name is `downsampling`"):
+        net = PyramidOSSNet(2, 1, channels=(8, 8), hidden_features=8, reduction=(4, 4, 1))
+    assert net.downsampling == (4, 4, 1)
 
 
 def test_depths_are_the_convolutions_of_each_level():
@@ -243,7 +265,7 @@ def scan(spacing, field=(48.0, 40.0, 36.0)):
 
 @torch.no_grad()
 def test_scans_of_one_scene_with_other_voxels_give_the_same_answers():
-    net = small(spacing=1.0, reduction=2, channels=(8, 8))
+    net = small(spacing=1.0, downsampling=2, channels=(8, 8))
     coarse, fine = scan((1.0, 1.0, 2.0)), scan((0.5, 1.0, 1.0))
     there = torch.tensor([[[20.0, 18.0, 9.0], [30.0, 11.0, 12.0], [10.0, 30.0, 5.0]]])  # voxels of the coarse scan
     millimetres = (there + 0.5) * torch.tensor([1.0, 1.0, 2.0])
@@ -254,20 +276,16 @@ def test_scans_of_one_scene_with_other_voxels_give_the_same_answers():
 
 
 def test_the_encoders_grid_counts_millimetres():
-    net = small(spacing=1.5, reduction=2, channels=(8, 8))  # cells of 3 mm, in pairs
-    assert net._grid_size((60, 60, 20), torch.tensor([[0.75, 0.8, 5.0]])) == [16, 16, 34]
-
-
-def test_a_spacing_must_be_a_length():
-    with pytest.raises(ValueError, match="spacing must be a length in mm or None, got 0"):
-        small(spacing=0)
+    net = small(spacing=1.5, downsampling=2, channels=(8, 8))  # cells of 3 mm, in pairs
+    latent = net.encode_spaced(torch.rand(1, 2, 60, 60, 20), torch.tensor([[0.75, 0.8, 5.0]]))
+    assert latent.features[0].shape[1:4] == (16, 16, 34)
 
 
 @torch.no_grad()
 def test_contrast_adds_a_stretched_view_of_the_image():
     """With weights that ignore the first view, the network is that of the clipped and stretched image."""
     size = (20, 24, 16)  # the encoder's own: what is clipped is not averaged first
-    net, plain, image = small(contrast=(0.2, 0.7), reduction=1), small(reduction=1), an_image(size=size)
+    net, plain, image = small(contrast=(0.2, 0.7), downsampling=1), small(downsampling=1), an_image(size=size)
     state = plain.state_dict()
     first = next(key for key in state if key.startswith("encoder.levels.0") and state[key].ndim == 5)
     state[first] = torch.cat([torch.zeros_like(state[first]), state[first]], dim=1)
@@ -281,9 +299,3 @@ def test_contrast_adds_a_stretched_view_of_the_image():
     torch.testing.assert_close(
         net.decode(net.encode(image), image, inner), plain.decode(plain.encode(stretched), stretched, inner)
     )
-
-
-@pytest.mark.parametrize("contrast", [(0.7, 0.2), (0.5,)])
-def test_a_contrast_must_be_low_and_high(contrast):
-    with pytest.raises(ValueError, match="contrast must be two intensities"):
-        small(contrast=contrast)

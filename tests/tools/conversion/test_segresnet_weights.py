@@ -5,7 +5,7 @@ import torch
 from monai.networks.nets import SegResNet
 
 from custom_nets.errors import InputError
-from custom_nets.networks import NvNet
+from custom_nets.networks import NvNet, NvNetSettings
 from custom_nets.tools import convert_segresnet_checkpoint, convert_segresnet_state_dict
 
 
@@ -19,7 +19,7 @@ def published() -> SegResNet:
 
 
 def test_outputs_are_equal_with_channels_mapped(published):
-    net = NvNet(init_filters=16, final_norm=True, vae=False).eval()
+    net = NvNet(init_filters=16, vae=False, settings=NvNetSettings(final_norm=True)).eval()
     net.load_state_dict(convert_segresnet_state_dict(published.state_dict()))
     flair, t1, t1ce, t2 = torch.randn(4, 1, 1, 16, 24, 16)
     theirs = published(torch.cat([t1ce, t1, t2, flair], 1))
@@ -34,7 +34,7 @@ def test_the_file_is_a_model_of_the_bundle(published, tmp_path):
     net = convert_segresnet_checkpoint(tmp_path / "zoo.pt", tmp_path / "model.pt")
     assert net.init_filters == 16
     state = torch.load(tmp_path / "model.pt", weights_only=True)
-    NvNet(init_filters=16, final_norm=True, vae=False).load_state_dict(state)
+    NvNet(init_filters=16, vae=False, settings=NvNetSettings(final_norm=True)).load_state_dict(state)
     assert not state["modality_dropout.trained"]
 
 

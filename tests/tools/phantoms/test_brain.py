@@ -100,7 +100,7 @@ def test_label_numbers_are_those_of_brats_2020(cohort: dict[int, BrainPhantom]) 
 
 def test_regions_are_nested_and_each_is_smaller_than_the_one_around_it(cohort: dict[int, BrainPhantom]) -> None:
     for phantom in cohort.values():
-        whole, core, enhancing = LabelsToRegions()(phantom.label[None]).bool().numpy()
+        whole, core, enhancing = LabelsToRegions("brats2018")(phantom.label[None]).bool().numpy()
         assert 0.2 * whole.sum() < core.sum() < 0.75 * whole.sum()
         assert enhancing.sum() < core.sum()
         assert not (enhancing & ~core).any()

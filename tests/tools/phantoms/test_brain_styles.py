@@ -91,7 +91,7 @@ def test_lesions_do_not_depend_on_the_voxel_size(case: int) -> None:
 @pytest.mark.parametrize("style", ["hard", "shifted"])
 def test_regions_are_nested_and_lie_in_the_brain(cohorts: dict[str, list[BrainPhantom]], style: str) -> None:
     for phantom in cohorts[style]:
-        whole, core, enhancing = LabelsToRegions()(phantom.label[None]).bool().numpy()
+        whole, core, enhancing = LabelsToRegions("brats2018")(phantom.label[None]).bool().numpy()
         assert (phantom.images[0][whole] > 0).all()
         assert 0 < core.sum() < whole.sum()
         assert not (core & ~whole).any()

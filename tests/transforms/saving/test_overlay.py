@@ -141,6 +141,18 @@ def test_an_empty_prediction_and_a_missing_label_still_give_a_picture(tmp_path):
     assert (tmp_path / "c1" / "c1_overlay.png").exists()
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("kept", [slice(10, 11), slice(10, 12)])
+def test_a_scan_of_one_or_two_slices_has_a_picture(tmp_path, axis, kept):
+    item = ball_item()
+    for key in ("image", "pred", "label"):
+        part = [slice(None)] * 4
+        part[axis] = kept
+        item[key] = item[key][tuple(part)]
+    SaveOverlayd(label_key="label", output_dir=tmp_path, dpi=40)(item)
+    assert (tmp_path / "c1" / "c1_overlay.png").exists()
+
+
 def test_channels_that_the_image_lacks_are_left_out(tmp_path):
     item = ball_item()
     item["image"] = item["image"][:1]

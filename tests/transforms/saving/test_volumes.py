@@ -75,6 +75,7 @@ def test_the_file_holds_case_spacing_and_regions(tmp_path):
     assert json.loads((tmp_path / "c.1" / "c.1_volumes.json").read_text()) == {
         "case": "c.1",
         "spacing_mm": [1.0, 1.0, 2.5],
+        "orientation": None,
         "regions": {"WT": {"ml": 0.01, "voxels": 4, "components": 2}},
     }
 
@@ -195,12 +196,12 @@ def test_the_file_lists_the_parts(tmp_path):
     assert report["regions"]["tumour"]["parts"] == parts_of(two_parts())
 
 
-@pytest.mark.parametrize(("scheme", "enhancing"), [(None, 4), ("brats2023", 3)])
-def test_a_client_is_told_volumes_and_numbers(scheme, enhancing):
+@pytest.mark.parametrize(("dataset", "enhancing"), [(None, 4), ("brats2023", 3)])
+def test_a_client_is_told_volumes_and_numbers(dataset, enhancing):
     """The scheme of the item, where it has one, tells the numbers of its label map."""
     regions = torch.from_numpy(np.stack([two_parts(), two_parts() * 0.4, two_parts()])).float()
     pred = MetaTensor(regions, affine=torch.diag(torch.tensor([-1.0, 1, 2.5, 1])))
-    item = RegionVolumesd("pred", ("WT", "TC", "ET"), "brats2018")({"pred": pred, "scheme": scheme})
+    item = RegionVolumesd("pred", ("WT", "TC", "ET"), "brats2018")({"pred": pred, "dataset": dataset})
     assert item["result"] == {
         "volumes_ml": {"WT": 0.01, "TC": 0.0, "ET": 0.01},
         "label_numbers": {"WT": 2, "TC": 1, "ET": enhancing},

@@ -1,0 +1,153 @@
+"""Checks of the voxels of an image: errors where they cannot be used, warnings where they are not as trained."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from custom_nets.datasets.validation import DO_WITHOUT
+from custom_nets.errors import InputError
+
+CT_NAMES = ("CT",)
+"""What the channels of an image in Hounsfield units are called."""
+
+AIR_BELOW = -200.0
+"""A CT has air round or in the body, which lies near -1000 HU; no voxel below this is a sign of other units."""
+
+UNIT_RANGE = (-10_000.0, 40_000.0)
+"""Hounsfield units beyond these are no measurement; metal ends below 31,000 in extended scales."""
+
+OUTLIER = 20.0
+"""A voxel that is so many times the 99.9th percentile moves mean and deviation of a whole modality."""
+
+HEAD_MILLILITRES = 2300.0
+"""No brain is as large; a head with skull, skin and neck is."""
+
+_BACKGROUND_SHARE = 0.02
+_SAMPLE = 1 << 18
+
+logger = logging.getLogger(__name__)
+
+Place = Callable[[int], str]
+
+
+def check_voxels(
+    image: torch.Tensor,
+    names: Sequence[str],
+    place: Place,
+    absent: bool = False,
+    voxel_millilitres: float | None = None,
+    warn: bool = True,
+) -> None:
+    """Checks the voxels of an image, and warns once of what looks unlike the images that models are trained with.
+
+    Args:
+        image: `[C, H, W, D]`.
+        names: of its channels; `CT_NAMES` says that they are Hounsfield units, else it is an MRI of the brain.
+        place: returns how messages name case and file of a channel.
+        absent: whether channels may be 0 throughout, as long as one is not.
+        voxel_millilitres: volume of a voxel; None, where it is not known, leaves the size of the head unchecked.
+        warn: whether to look for oddities that are no error.
+
+    Raises:
+        InputError: for NaN or infinity, and for a channel without content.
+    """
+    volume = image.as_subclass(torch.Tensor)
+    # A NaN shows in both. Along an axis, aminmax takes ten times as long.
+    ends = [tuple(end.item() for end in torch.aminmax(channel)) for channel in volume]
+    is_ct = tuple(names) == CT_NAMES
+    for index, (name, bounds) in enumerate(zip(names, ends, strict=True)):
+        if not np.isfinite(bounds).all():
+            bad = int((~torch.isfinite(volume[index])).sum())
+            value = "-1000, which is air: 0 would be water" if is_ct else "0 outside the brain"
+            msg = (
+                f"{place(index)}: {name} holds {bad} voxels that are NaN or infinite; "
+                f"replace them (by {value}) and save the file again"
+            )
+            raise InputError(msg)
+    if not any(least or most for least, most in ends):
+        msg = f"{place(0)}: the whole image is 0, it was exported empty; download or export it again"
+        raise InputError(msg)
+    for index, (name, (least, most)) in enumerate(zip(names, ends, strict=True)):
+        if least == most and (most or not absent):
+            advice = "" if most else f"; {DO_WITHOUT}"
+            msg = (
+                f"{place(index)}: {name} has no content, every voxel is {least:g}; "
+                f"the modality is missing or was exported empty, provide the real one{advice}"
+            )
+            raise InputError(msg)
+        if warn and least < most:
+            notes = _ct_notes if is_ct else functools.partial(_brain_notes, voxel_millilitres=voxel_millilitres)
+            for note in notes(volume[index], least, most):
+                _warn(f"{place(index)}: {name} {note}")
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Warns once, not in every epoch."""
+    logger.warning(text)
+
+
+def _sample(channel: torch.Tensor) -> np.ndarray:
+    """Returns voxels spread evenly over a channel; a whole step could stay in one plane."""
+    flat = channel.reshape(-1)
+    picked = torch.linspace(0, len(flat) - 1, min(len(flat), _SAMPLE), dtype=torch.float64, device=flat.device)
+    sample: np.ndarray = flat[picked.long()].float().numpy(force=True)
+    return sample
+
+
+def _share(mask: torch.Tensor) -> str:
+    """Returns how many voxels there are and which part of all that is."""
+    count = int(torch.count_nonzero(mask))
+    return f"{count:,} voxels ({100 * count / mask.numel():.2g} %)"
+
+
+def _ct_notes(channel: torch.Tensor, least: float, most: float) -> Iterator[str]:
+    """Yields what of a CT cannot be Hounsfield units."""
+    low, high = UNIT_RANGE
+    if least < low or most > high:
+        beyond = _share((channel < low) | (channel > high))
+        yield (
+            f"holds {beyond} beyond {low:g} to {high:g}, up to {max(-least, most):.3g}, which are no Hounsfield units; "
+            "they are clipped: replace them if they lie in the body"
+        )
+    insist = "where they are right, set the key voxel_warnings to false"
+    if least >= -1 and most <= 1:
+        yield f"holds values from {least:g} to {most:g}: scaled, no Hounsfield units; give the CT as exported; {insist}"
+    elif least > AIR_BELOW:
+        darkest = float(np.percentile(_sample(channel), 1))
+        shift = -1024 if 0 <= darkest <= 150 else round(-1000 - darkest)  # as scanners store them, as they are found
+        offset = "" if most <= 255 else f"; adding {shift} would put air in its place"
+        picture = " as of an 8-bit picture" if least >= 0 and most <= 255 else ""
+        yield (
+            f"holds values from {least:g} to {most:g}{picture}, none near air (-1000): these may be no Hounsfield units"
+            f"{offset}; give the CT with its rescale applied; {insist}"
+        )
+
+
+def _brain_notes(channel: torch.Tensor, least: float, most: float, voxel_millilitres: float | None) -> Iterator[str]:
+    """Yields what of an MRI of the brain is not as in the BraTS data: skull-stripped, background exactly 0."""
+    zeros = 1 - int(torch.count_nonzero(channel)) / channel.numel()
+    sample = _sample(channel)
+    inside = np.abs(sample[sample != 0])
+    usual = float(np.percentile(inside, 99.9)) if len(inside) else 0.0
+    if max(-least, most) > OUTLIER * usual > 0:
+        beyond = _share(channel.abs() > OUTLIER * usual)
+        yield (
+            f"holds {beyond} above {OUTLIER * usual:.3g}, up to {max(-least, most):.3g}, while 99.9 % lie below "
+            f"{usual:.3g}: they spoil the scaling of the modality; replace them and save the file again"
+        )
+    advice = "models are trained with brains without skull on a background of exactly 0"
+    if zeros < _BACKGROUND_SHARE:
+        scored = " (already scaled to a mean of 0)" if least < 0 and abs(sample.mean()) < 0.1 * usual else ""
+        yield (
+            f"has no background of 0{scored}: {100 * zeros:.2g} % of its voxels are 0, its darkest 5 % end at "
+            f"{np.percentile(sample, 5):.3g}; {advice}: set what lies outside the brain to 0"
+        )
+    elif voxel_millilitres is not None and (1 - zeros) * channel.numel() * voxel_millilitres > HEAD_MILLILITRES:
+        millilitres = (1 - zeros) * channel.numel() * voxel_millilitres
+        yield f"holds {millilitres:,.0f} ml that are not 0, more than a brain; {advice}: strip the skull first"

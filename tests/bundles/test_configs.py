@@ -1,0 +1,93 @@
+"""What holds for the configs of every bundle, whatever its task."""
+
+import itertools
+import json
+import re
+
+import pytest
+
+from custom_nets.datasets import get_record
+from tests.bundles.bundle import Bundle
+
+BUNDLES = {name: Bundle(name) for name in ("nvnet_brats", "ossnet_brats", "ossnet_lits")}
+MAIN = (("train",), ("train", "evaluate"), ("inference",))
+OWN_OF_ONE = {"metadata", "inference_trt", "multi_gpu_train", "multi_gpu_evaluate", "multi_gpu_inference"}
+RUN_BY_MONAI = {"imports", "initialize", "finalize", "run", "training", "evaluating", "inferring"}
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES)
+
+
+def names(bundle: Bundle) -> set[str]:
+    return {file.stem for file in (bundle.folder / "configs").glob("*.json")}
+
+
+def overrides(bundle: Bundle) -> set[str]:
+    """Configs that are given after either main config."""
+    return names(bundle) - {"train", "evaluate", "inference"} - OWN_OF_ONE
+
+
+def agree(first, second) -> bool:
+    """Whether two components are the same in all that both have."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return all(agree(first[key], second[key]) for key in set(first) & set(second))
+    return first == second
+
+
+@every_bundle
+def test_training_and_inference_differ_where_they_must(bundle):
+    """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
+    must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
+    must |= {"inferer", "member_inferer", "voxel_warnings"}
+    must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
+    for override in [(), *((name,) for name in overrides(bundle))]:
+        training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
+        differing = {key for key in set(training) & set(inference) if training[key] != inference[key]}
+        assert differing <= must
+        for key in {"network_def", "inferer", "member_inferer", "invert"} & differing:
+            assert agree(training[key], inference[key])
+
+
+@every_bundle
+def test_evaluation_and_inference_see_and_clean_alike(bundle):
+    training, inference = bundle.parse("train", "evaluate"), bundle.parse("inference")
+    assert training["load_model"] == inference["load_model"]
+    steps = [step for step in training["validate#postprocessing#transforms"] if step not in ("@invert", "@threshold")]
+    assert all(step in inference["postprocessing#transforms"] for step in steps)
+    if bundle.name == "nvnet_brats":
+        assert training["missing_modalities"] == inference["missing_modalities"]
+        assert training["vae"] is inference["vae"] is False
+
+
+@every_bundle
+def test_every_reference_leads_somewhere(bundle):
+    for main, override in itertools.product(MAIN, [(), *((name,) for name in overrides(bundle))]):
+        parser = bundle.parse(*main, *override)
+        parser.resolve_macro_and_relative_ids()
+        text = json.dumps(parser.get())
+        assert '"%' not in text
+        lost = {item for item in re.findall(r"@([\w:]+)", text) if item not in parser}
+        if main != ("inference",):  # an override's steps of training stay unused there
+            assert lost == set()
+
+
+@every_bundle
+def test_every_key_is_used(bundle):
+    """A key of a main config is read in some config; one of an override besides is the main configs' or its own."""
+    texts = {name: (bundle.folder / "configs" / f"{name}.json").read_text() for name in names(bundle) - {"metadata"}}
+    main = {**bundle.parse("train", "evaluate").config, **bundle.parse("inference").config}
+    read = {key for key in main if any(re.search(rf"[@%]{key}\b", text) for text in texts.values())}
+    values = {key for key, value in main.items() if not isinstance(value, dict)}
+    assert values - read - RUN_BY_MONAI == {"debug"}  # which is asked of the workflow
+    for name, text in texts.items():
+        keys = {key.removeprefix("+").split("#")[0] for key in json.loads(text)} - RUN_BY_MONAI
+        assert {key for key in keys - set(main) if f"@{key}" not in text} == set(), name
+
+
+@every_bundle
+def test_no_step_is_picked_by_its_position(bundle):
+    for name in names(bundle):
+        assert not re.search(r"[@%][\w#:]*(#|::)\d", (bundle.folder / "configs" / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["nvnet_brats", "ossnet_brats"])
+def test_channels_are_in_the_order_of_the_data_lists(name):
+    assert tuple(BUNDLES[name].parse("train")["modalities"]) == get_record("brats2018").channel_names

@@ -1,0 +1,153 @@
+"""Voxels that cannot be used are errors; those unlike the images that models are trained with are warned of."""
+
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from custom_nets.errors import InputError
+from custom_nets.transforms import CheckCased, LoadCased
+from custom_nets.transforms.voxel_checks import _warn, check_voxels
+
+SHAPE = (24, 24, 24)
+
+
+@pytest.fixture(autouse=True)
+def _forget_warnings():
+    _warn.cache_clear()
+
+
+def ct():
+    """A body of soft tissue with a bone, in air (HU)."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, side) for side in SHAPE], indexing="ij"))
+    units = np.where((grid**2).sum(0) < 0.8, 50.0, -1000.0)
+    units[10:12, 10:12] = 900
+    return units + np.random.default_rng(0).normal(0, 10, SHAPE)
+
+
+def brain():
+    """A brain without skull, 0 outside."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, side) for side in SHAPE], indexing="ij"))
+    inside = (grid**2).sum(0) < 0.6
+    return np.where(inside, np.random.default_rng(0).normal(500, 80, SHAPE).clip(50), 0.0)
+
+
+def notes(caplog, voxels, names=("CT",), **options):
+    check_voxels(torch.as_tensor(voxels[None], dtype=torch.float32), names, lambda _: "case A, file f", **options)
+    return caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_hounsfield_units_pass(caplog, dtype):
+    assert notes(caplog, ct().astype(dtype)) == ""
+
+
+@pytest.mark.parametrize("cut", [-1024, -2048, -3024])
+def test_what_scanners_write_outside_their_field_passes(caplog, cut):
+    units = ct()
+    units[0] = cut
+    assert notes(caplog, units) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "offset"),
+    [
+        (lambda units: (units + 1024).clip(0, 4095), "adding -1024 would"),
+        (lambda units: (units + 1000).clip(0), "adding -1024 would"),
+        (lambda units: units + 2000, r"adding -19\d\d would"),
+        (lambda units: (units + 1024) * 2 + 500, "adding -15"),
+    ],
+)
+def test_raw_numbers_are_named_with_their_offset(caplog, change, offset):
+    text = notes(caplog, change(ct()))
+    assert "none near air (-1000): these may be no Hounsfield units" in text
+    assert re.search(offset, text)
+    assert "set the key voxel_warnings to false" in text
+
+
+@pytest.mark.parametrize("scale", [lambda u: (u + 1024) / 4096, lambda u: (u / 1024).clip(-1, 1)])
+def test_scaled_ct(caplog, scale):
+    assert "scaled, no Hounsfield units" in notes(caplog, scale(ct()))
+
+
+def test_an_8_bit_picture(caplog):
+    assert "8-bit picture" in notes(caplog, (ct() / 5 + 128).clip(0, 255))
+
+
+def test_insisting_silences(caplog):
+    assert notes(caplog, ct() + 1024, warn=False) == ""
+
+
+@pytest.mark.parametrize("value", [1e37, -1e30, 1e6])
+def test_impossible_units_are_counted(caplog, value):
+    units = ct()
+    units[:2, :2, :2] = value
+    assert "holds 8 voxels (0.058 %) beyond -10000 to 40000" in notes(caplog, units)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("names", "advice"), [(("CT",), "-1000, which is air"), (("FLAIR",), "0 outside the brain")])
+def test_what_to_put_in_place_of_nan(caplog, value, names, advice):
+    voxels = ct()
+    voxels[3, 3, 3] = value
+    with pytest.raises(InputError, match=f"holds 1 voxels that are NaN or infinite; replace them .by {advice}"):
+        notes(caplog, voxels, names)
+
+
+def test_a_brain_passes(caplog):
+    assert notes(caplog, brain(), ("T1",), voxel_millilitres=0.2) == ""
+
+
+@pytest.mark.parametrize("value", [1e30, 1e5, -1e30])
+def test_one_hot_voxel(caplog, value):
+    voxels = brain()
+    voxels[12, 12, 12] = value
+    assert "T1 holds 1 voxels (0.0072 %) above" in notes(caplog, voxels, ("T1",))
+
+
+def test_a_background_that_is_not_0(caplog):
+    assert "T1 has no background of 0: 0 %" in notes(caplog, brain() + 7, ("T1",))
+
+
+def test_a_noisy_background(caplog):
+    noise = np.abs(np.random.default_rng(1).normal(0, 5, SHAPE))
+    assert "T1 has no background of 0" in notes(caplog, brain() + noise, ("T1",))
+
+
+def test_scaled_with_its_background(caplog):
+    voxels = brain()
+    assert "already scaled to a mean of 0" in notes(caplog, (voxels - voxels.mean()) / voxels.std(), ("T1",))
+
+
+def test_scaled_within_the_brain_passes(caplog):
+    """Scaling it again gives the same."""
+    voxels = brain()
+    inside = voxels != 0
+    voxels[inside] = (voxels[inside] - voxels[inside].mean()) / voxels[inside].std()
+    assert notes(caplog, voxels, ("T1",), voxel_millilitres=0.2) == ""
+
+
+def test_a_head_with_its_skull(caplog):
+    assert "more than a brain" in notes(caplog, brain(), ("T1",), voxel_millilitres=0.8)
+
+
+def test_said_once(caplog):
+    first = notes(caplog, brain() + 7, ("T1",))
+    assert notes(caplog, brain() + 7, ("T1",)) == first
+
+
+def test_an_absent_modality_is_no_oddity(caplog):
+    image = torch.as_tensor(np.stack([brain(), np.zeros(SHAPE)]))
+    check_voxels(image, ("T1", "T2"), str, absent=True)
+    assert caplog.text == ""
+
+
+def test_the_transform_warns_of_file_and_case(tmp_path, caplog):
+    nib.save(nib.Nifti1Image((ct() + 1024).astype(np.int16), np.diag([-2.0, -2, 2, 1])), tmp_path / "A.nii.gz")
+    item = LoadCased("image")({"image": str(tmp_path / "A.nii.gz")})
+    CheckCased("image", ["CT"], voxel_warnings=False)(item)
+    assert caplog.text == ""
+    CheckCased("image", ["CT"])(item)
+    assert f"case A, file {tmp_path / 'A.nii.gz'}: CT holds values from" in caplog.text
