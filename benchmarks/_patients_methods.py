@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,9 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
-from custom_nets.inferers import OccupancyInferer
+from custom_nets.inferers import OccupancyInferer, SearchSettings
 from custom_nets.losses import OccupancyLoss
-from custom_nets.networks import OSSNet, PyramidOSSNet
+from custom_nets.networks import OSSNet, PyramidOSSNet, PyramidSettings
 from custom_nets.transforms import BorderMap, RandGaussianNoised, SamplePointsd
 
 Item = dict[str, Tensor]
@@ -107,7 +107,7 @@ class PointMethod:
         self.lesion_points = recipe.lesion_points
         self.transplants = recipe.transplants
         self.random = np.random.RandomState(seed)
-        self.inferer = OccupancyInferer("dense" if dense else "surface", coarse_step=2)
+        self.inferer = OccupancyInferer(SearchSettings("dense" if dense else "surface", coarse_step=2))
         self.criterion = OccupancyLoss(recipe.auxiliary_weight, dice_weight=1.0)
 
     def prepare(self, item: Item) -> Item:
@@ -161,12 +161,19 @@ def stack_padded(tensors: Sequence[Tensor], multiple: int = 1) -> Tensor:
 
 def pyramid(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Module:
     """Pyramid OSS-Net with its defaults, some changed."""
-    return PyramidOSSNet(channels, regions, **keys)
+    return PyramidOSSNet(channels, regions, **with_settings(keys))
 
 
 def trial(channels: int, regions: int, _: Sequence[int], **keys: Any) -> nn.Module:
     """Pyramid OSS-Net with options on trial."""
-    return TrialPyramidOSSNet(channels, regions, **keys)
+    return TrialPyramidOSSNet(channels, regions, **with_settings(keys))
+
+
+def with_settings(keys: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a network, those of its `PyramidSettings` among them."""
+    names = {each.name for each in fields(PyramidSettings)}
+    settings = PyramidSettings(**{key: value for key, value in keys.items() if key in names})
+    return {"settings": settings, **{key: value for key, value in keys.items() if key not in names}}
 
 
 def ossnet(channels: int, regions: int, size: Sequence[int], variant: str = "c") -> nn.Module:
@@ -351,7 +358,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lesion": {"lesion_points": True},
     "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
     "aux1": {"auxiliary_weight": 1.0},
-    "small": {"keys": {"reduction": (4, 4, 2), "depths": (2, 2, 2, 2)}, "batch": 4, "points": 2048},
+    "small": {"keys": {"downsampling": (4, 4, 2), "depths": (2, 2, 2, 2)}, "batch": 4, "points": 2048},
     "grid16": {
         "network": trial,
         "keys": {"grid": (32, 32, 16), "depths": (2, 2, 2, 2)},
@@ -366,8 +373,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "hippo": {"network": trial, "keys": {"grid": (24, 32, 24), "depths": (2, 2, 2, 2)}, "batch": 4},
     "hippo1": {"network": trial, "keys": {"grid": (40, 56, 40)}, "batch": 2},
-    "flat": {"keys": {"reduction": (2, 2, 1)}},
-    "flat4": {"keys": {"reduction": (4, 4, 1), "depths": (2, 2, 2, 2)}},
+    "flat": {"keys": {"downsampling": (2, 2, 1)}},
+    "flat4": {"keys": {"downsampling": (4, 4, 1), "depths": (2, 2, 2, 2)}},
     "levels5": {"keys": {"channels": (16, 32, 64, 128, 192)}},
     "topdown": {"keys": {"top_down": True}},
 }

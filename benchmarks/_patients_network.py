@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from custom_nets.networks import PyramidOSSNet
-from custom_nets.networks.base import plain_tensor, resize_to_grid
+from custom_nets.networks.geometry import plain_tensor, resize_to_grid
 from custom_nets.networks.pyramid.network import PyramidLatent
 from custom_nets.networks.pyramid.sampling import sample_features, sample_neighbourhoods
 
@@ -84,7 +84,7 @@ class TrialPyramidOSSNet(PyramidOSSNet):
         corrected: the decoder reads the logits of this level's head, and answers with their correction; None: it does
             not.
         attention: over the coarsest level.
-        grid: of the encoder's view of every image, whatever its size; None: as `reduction` makes it.
+        grid: of the encoder's view of every image, whatever its size; None: as `downsampling` makes it.
         located: whether the decoder reads the position.
         keys: of `PyramidOSSNet`.
     """
@@ -118,8 +118,8 @@ class TrialPyramidOSSNet(PyramidOSSNet):
     def _sizes(self, image: Tensor) -> list[Sequence[int]]:
         return [image.shape[2:]] * len(image) if self.sizes is None else self.sizes
 
-    def _reduce(self, image: Tensor, spacing: Tensor) -> Tensor:
-        volume = self._view(image, spacing)
+    def _downsample(self, image: Tensor, spacing: Tensor, voxel: float | None) -> Tensor:
+        volume = self._view(image, spacing, voxel)
         self._bends = None
         if self.bend is None or not self.training:
             return volume
@@ -128,14 +128,14 @@ class TrialPyramidOSSNet(PyramidOSSNet):
         self._bends = [Bend.draw(torch.tensor(size, dtype=torch.float32), *self.bend) for size in sizes]
         return bent(volume, [bend.of_view(centres(volume.shape[2:])) for bend in self._bends])
 
-    def _view(self, image: Tensor, spacing: Tensor) -> Tensor:
+    def _view(self, image: Tensor, spacing: Tensor, voxel: float | None) -> Tensor:
         if self.grid is None:
-            return super()._reduce(image, spacing)
+            return super()._downsample(image, spacing, voxel)
         items = zip(plain_tensor(image), self._sizes(image), strict=True)
         return torch.cat([resize_to_grid(item[None, :, :h, :w, :d], self.grid) for item, (h, w, d) in items])
 
-    def _encode(self, volume: Tensor, spacing: Tensor) -> PyramidLatent:
-        latent = super()._encode(volume, spacing)
+    def _encode(self, image: Tensor, spacing: Tensor, voxel: float | None = None) -> PyramidLatent:
+        latent = super()._encode(image, spacing, voxel)
         if self.heads is None:
             return latent
         self.level_logits = [head(f.movedim(-1, 1)) for head, f in zip(self.heads, latent.features, strict=True)]

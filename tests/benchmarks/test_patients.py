@@ -80,7 +80,7 @@ def test_point_lies_in_the_bent_view_where_its_tissue_lies() -> None:
     network = TrialPyramidOSSNet(1, 1, bend=(0.4, 0.25, 0.1, 0.03)).train()
     image = torch.zeros(1, 1, 64, 64, 32)
     image[:, :, 20:36, 30:46, 8:20] = 1
-    view = network._reduce(image, torch.ones(1, 3))
+    view = network._downsample(image, torch.ones(1, 3), 1.0)
     assert network._bends is not None
     inside = torch.cartesian_prod(torch.arange(24.0, 32), torch.arange(34.0, 42), torch.arange(11.0, 17))
     places = network._bends[0].of_image((inside * 2 + 1) / torch.tensor([64.0, 64, 32]) - 1)
