@@ -43,6 +43,11 @@ def labels_of(folder: Path) -> list[str]:
     return [labels[number] for number in sorted(labels, key=int) if int(number) > 0]
 
 
+def patient_name(entry: dict[str, str]) -> str:
+    """Name of the image's file."""
+    return Path(entry["image"]).name.removesuffix(".gz").removesuffix(".nii")
+
+
 def load_patients(folder: Path, cache: Path, normalisation: str, in_plane: int | None) -> list[Patient]:
     """Reads all labelled patients of a data set; what was read before comes from the cache.
 
@@ -81,8 +86,7 @@ def _load(
         size = (in_plane, in_plane, image.shape[-1])
         image = torch.nn.functional.adaptive_avg_pool3d(image, size)
         regions = (torch.nn.functional.adaptive_avg_pool3d(native.float(), size) >= 0.5).byte()
-    name = Path(entry["image"]).name.removesuffix(".gz").removesuffix(".nii")
-    return Patient(name, image.contiguous(), regions.contiguous(), native, spacing)
+    return Patient(patient_name(entry), image.contiguous(), regions.contiguous(), native, spacing)
 
 
 def _nonzero_score(image: Tensor) -> Tensor:
