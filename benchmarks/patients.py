@@ -19,7 +19,7 @@ import torch
 from _patients_data import Patient, load_patients, split_fold
 from _patients_methods import AUGMENTATIONS, DenseMethod, PointMethod, Recipe, recipe_of
 from _patients_table import summarise
-from _report import commit, report
+from _report import RESULTS, commit, report
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -153,8 +153,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with dataset.json")
-    parser.add_argument("--cache", type=Path, required=True, help="folder for what is prepared")
-    parser.add_argument("--results", type=Path, required=True, help="file of lines, appended to")
+    parser.add_argument("--cache", type=Path, default=Path(__file__).parent / ".cache", help="for what is prepared")
+    parser.add_argument("--results", type=Path, default=RESULTS / "patients.jsonl", help="file of lines, appended to")
     parser.add_argument("--methods", nargs="*", default=[], help="such as pyramid, residual-unet, pyramid+median")
     parser.add_argument("--folds", type=int, default=3, help="parts of the patients")
     parser.add_argument("--fold", type=int, nargs="+", help="those that are held out in turn; default all")
@@ -178,7 +178,8 @@ def main() -> None:
     if not options.methods:
         kept = {"data": options.data.name, "in plane": options.in_plane, "seconds": options.seconds}
         rows = [row for row in read_rows(options.results) if all(row[k] == v for k, v in kept.items())]
-        title = f"{options.data.name}, {options.seconds:.0f} s, {options.in_plane or 'all'} voxels in plane"
+        size = f", {options.in_plane}x{options.in_plane} in plane" if options.in_plane else ""
+        title = f"{options.data.name}{size}, {options.seconds:.0f} s of training, patients that were held out"
         report(options.table, title, summarise(rows, options.against), "median")
 
 

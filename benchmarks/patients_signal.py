@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with dataset.json")
     parser.add_argument("--results", type=Path, help="of patients.py")
     parser.add_argument("--methods", nargs="+", default=["pyramid"], help="of these results")
+    parser.add_argument("--signals", nargs="+", help="channels, or differences such as 'FLAIR - T1'; default all")
     options = parser.parse_args()
 
     facts = json.loads((options.data / "dataset.json").read_text())
@@ -73,7 +74,7 @@ def main() -> None:
     if options.results is None:
         return
     facts_of = {"volume": volumes}
-    for signal, _ in signals:
+    for signal in options.signals or [name for name, _ in signals]:
         pairs = list(zip(values["median", signal], truths, strict=True))
         facts_of[f"contrast of {signal}"] = [float(np.median(v[t]) - np.median(v[~t])) for v, t in pairs]
         facts_of[f"area under the curve of {signal}"] = [area_under_curve(v, t) for v, t in pairs]
@@ -89,6 +90,15 @@ def main() -> None:
             line = {"what": fact, "method": method, "patients": len(scored)}
             table.append({**line, "rank correlation with Dice": float(test.statistic), "p": float(test.pvalue)})
     report("patients_failures", "What the Dice of patients goes with", table, "rank correlation with Dice")
+    method = options.methods[0]
+    own = sorted((row for row in rows if row["method"] == method), key=lambda row: np.mean(row["dice"]))
+    each = []
+    for row in own:
+        line = {"patient": row["patient"], "Dice": float(np.mean(row["dice"]))}
+        line |= {"ml": sum(row["volume"]), "predicted ml": sum(row["predicted volume"])}
+        index = names.index(row["patient"])
+        each.append(line | {fact: numbers[index] for fact, numbers in facts_of.items() if fact != "volume"})
+    report("patients_each", f"Patients by Dice, {method}", each, "Dice")
 
 
 if __name__ == "__main__":
