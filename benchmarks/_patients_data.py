@@ -91,7 +91,7 @@ def _load(
 
 def _nonzero_score(image: Tensor) -> Tensor:
     """Mean 0 and deviation 1 of the voxels that are not 0, as the bundles do."""
-    return NormalizeIntensity(nonzero=True, channel_wise=True)(image)
+    return NormalizeIntensity(nonzero=True, channel_wise=True)(image.clone())  # it works in place
 
 
 def head_mask(image: Tensor) -> np.ndarray:

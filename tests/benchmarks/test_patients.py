@@ -165,3 +165,10 @@ def test_transplant_brings_tissue_label_and_border_and_spares_the_air() -> None:
     assert second["label"][0, 24, 24].all()
     assert not second["label"][0, :4].any()
     assert first["image"].shape == donor["image"].shape
+
+
+@pytest.mark.parametrize("name", NORMALISATIONS)
+def test_normalisation_leaves_the_scan_as_it_is(name: str, head: torch.Tensor) -> None:
+    before = head.clone()
+    NORMALISATIONS[name](head)
+    assert torch.equal(head, before)
