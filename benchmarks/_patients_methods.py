@@ -355,6 +355,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "average": {"average": 0.99},
     "mirror": {"mirror": True},
     "warm": {"warm_up": 0.1},
+    "points2k": {"points": 2048},
     "lesion": {"lesion_points": True},
     "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
     "aux1": {"auxiliary_weight": 1.0},
