@@ -2,6 +2,7 @@
 # make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite
+# make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends
 # make test-label   the bundles in a MONAI Label server, in an environment of its own (.venv-label)
 # make lint    style and types
 # make bench   measurements of speed and memory, written to benchmarks/results
@@ -45,7 +46,7 @@ OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
 KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
-.PHONY: venv demo overfit test test-label lint bench bench-accuracy clean
+.PHONY: venv demo overfit test torture test-label lint bench bench-accuracy clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -103,6 +104,10 @@ endif
 test: $(READY)
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+torture: $(READY)
+	@echo "== kills"
+	@TORTURE=$(or $(KILLS),200) $(BIN)/python -m pytest tests/robust/test_kills.py
 
 test-label: $(READY) $(LABEL_READY)
 	@echo "== tests in MONAI Label"

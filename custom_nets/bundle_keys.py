@@ -14,7 +14,6 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from pydoc import locate
 from typing import Any, Literal, get_origin
@@ -28,7 +27,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
 from custom_nets.bundle_paths import keep_paths
-from custom_nets.errors import InputError, describe, show_errors
+from custom_nets.errors import InputError, describe, end_at_sigterm, show_errors
 from custom_nets.io.model_settings import take_over
 from custom_nets.typed_values import (
     NULLS,
@@ -85,6 +84,7 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
         InputError: when a key is unknown or its value cannot be meant, a line for each.
     """
     show_errors()
+    end_at_sigterm()
     if workflow is None:
         return
     parser, typed = workflow.parser, _typed_keys()
@@ -93,9 +93,10 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     keep_paths(parser, typed)
     check_keys(parser, folder, typed, workflow.run_id)
     take_over(parser, typed, workflow.config_root_path)
-    show_errors(debug=parser["debug"] is True)
-    parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
-    parser.parse(reset=True)
+    show_errors(debug=parser.get("debug") is True)
+    if "bundle_root" in parser:
+        parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
+    keep_paths(parser, typed)  # again: the checks have read the configs anew
 
 
 def name_data_set(parser: ConfigParser, folder: Path, typed: dict[str, Any]) -> None:
@@ -167,8 +168,14 @@ def _typed_keys() -> dict[str, Any]:
     """Returns the keys that `monai.bundle.run` was called with, those of None among them, which it drops in silence."""
     for frame, _ in traceback.walk_stack(None):
         if frame.f_code is monai.bundle.run.__code__:
-            return dict(frame.f_locals["override"])
+            return {key: _uncut(key, value) for key, value in frame.f_locals["override"].items()}
     return {}
+
+
+def _uncut(key: str, value: Any) -> Any:
+    """Returns the value of a key, of which fire takes what follows `#` for a comment of Python's."""
+    text = _typed_text(key, value)
+    return text if "#" in text and text[0] not in "$@%'\"[({" else value
 
 
 def _typed_text(key: str, value: Any) -> str:
@@ -325,8 +332,7 @@ class _Keys:
         if any(get_origin(kind) is Literal for kinds_ in hints for kind in kinds_):
             kinds = [kind for kind in kinds if kind is not str]
         shared = [kind for kind in hints[0] if all(kind in others for others in hints)] if hints else []
-        found = list(dict.fromkeys([*kinds, *shared]))
-        return [] if found == [type(None)] else found
+        return list(dict.fromkeys([*kinds, *shared]))
 
     def _defaults(self, id_: str) -> list[Any]:
         values = []
@@ -334,7 +340,7 @@ class _Keys:
             if ConfigComponent.is_instantiable(default):
                 continue
             if is_computed(default):
-                config = ConfigParser(deepcopy({**self.parser.get(), "default": default}))
+                config = ConfigParser(_copy({**self.parser.get(), "default": default}))
                 closure = _closure(config, "default")
                 if any(ConfigComponent.is_instantiable(config.get(each)) for each in closure):
                     continue  # what it gives is known only when it is made
@@ -383,7 +389,7 @@ class _Keys:
     def _wanted(self, id_: str, value: Any, defaults: Sequence[Any]) -> str | None:
         """Returns what is expected in place of a value; None for a good one."""
         kinds = self._kinds(id_)
-        if kinds and not any(fits(value, kind) for kind in kinds):
+        if set(kinds) - {type(None)} and not any(fits(value, kind) for kind in kinds):
             return type_names(kinds)
         found, usual = numbers(value), [number for default in defaults for number in numbers(default)]
         if not all(math.isfinite(number) for number in found):
@@ -401,7 +407,7 @@ class _Keys:
         changed = {id_ for id_ in self.changed() if id_ != "device"}
         if not changed:
             return
-        trial = ConfigParser(deepcopy(self.parser.get()))
+        trial = ConfigParser(_copy(self.parser.get()))
         trial.locator = self.parser.locator
         trial.parse(reset=True)
         for id_, component in _components(trial.get()):
@@ -419,14 +425,16 @@ class _Keys:
                     return
 
     def _words(self, id_: str, argument: str | None) -> set[str]:
-        """Returns what a message about a value may hold: its key, the argument that takes it, and itself."""
-        return {id_.lower(), str(argument).lower(), str(self.parser[id_]).lower()}
+        """Returns what a message about a value may hold: its key, the argument that takes it, itself or its items."""
+        value = self.parser[id_]
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return {id_.lower(), str(argument).lower(), *(str(item).lower() for item in items)}
 
     def _refusal(self, id_: str, message: str) -> str:
         """Returns what a constructor says of a value, with the key in place of the argument."""
         key, value = id_.replace(ID_SEP_KEY, "#"), shown(self.parser[id_])
         message = re.sub(r"^\w+Error: ", "", message)
-        if message.startswith(f"{key} "):
+        if message.startswith((f"{key} ", f"{key}: ")):
             return message
         own = re.match(rf"\w+ is {re.escape(repr(self.parser[id_]))}; ", message)
         return f"{key} is {value}; {message[own.end() :]}" if own else f"{key} is {value}: {message}"
@@ -467,6 +475,13 @@ def _normal(config: Any) -> Any:
     if isinstance(config, list):
         return [_normal(value) for value in config]
     return ReferenceResolver.normalize_id(config) if isinstance(config, str) else config
+
+
+def _copy(config: Any) -> Any:
+    """Returns a config that can be changed; objects that a program put into it are the same."""
+    if isinstance(config, dict):
+        return {key: _copy(value) for key, value in config.items()}
+    return [_copy(value) for value in config] if isinstance(config, list) else config
 
 
 def _components(config: Any, id_: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

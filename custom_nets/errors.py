@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 MAX_NAMED = 5
 """Names that one message lists."""
@@ -26,7 +29,7 @@ REMEDIES = {
         "out of memory on the GPU; give a smaller --batch_size in training, a --memory_limit of GiB in inference, or "
         "--device cpu"
     ),
-    r"No space left on device.*torch_|shared memory|Bus error": (
+    r"torch_\w*>?: No space left on device|shared memory|Bus error": (
         "no room in the shared memory for the loader's processes (/dev/shm); give --num_workers 0, or a container "
         "more of it (docker run --shm-size 8g)"
     ),
@@ -39,8 +42,11 @@ REMEDIES = {
     r"Too many open files|0 items of ancdata": (
         "too many open files; give fewer --num_workers, or allow more (ulimit -n)"
     ),
-    r"No space left on device(?:: '([^']*)')?|PytorchStreamWriter failed|Disk quota exceeded": (
-        "the disk is full, {0} is not written; free some space, or give another --output_dir or --ckpt_dir"
+    r"(?:No space left on device|Disk quota exceeded): '([^']*)'": (
+        "{0}: the disk is full; free some space, or give another --output_dir or --ckpt_dir"
+    ),
+    r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed": (
+        "the disk is full; free some space, or give another --output_dir or --ckpt_dir"
     ),
     r"(?:Permission denied|Read-only file system|Operation not permitted): '([^']*)'": (
         "{0}: permission denied; change who may use it, or give another folder"
@@ -148,6 +154,21 @@ def show_errors(debug: bool = False) -> None:
             print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = show
+
+
+def end_at_sigterm() -> None:
+    """Makes SIGTERM end this process with a line and as an exception does, so that unfinished files are removed.
+
+    Nothing outside the main thread, which alone gets signals. A training that has begun saves its state instead.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        print("stopped by SIGTERM; what was finished is kept", file=sys.stderr)
+        logging.disable(logging.ERROR)  # ignite would tell the exit status as an error
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _place(error: BaseException) -> str:

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 
-from custom_nets.bundle_keys import start_run
 from custom_nets.bundle_paths import keep_paths
+from tests.bundles.bundle import command
+from tests.conftest import REPOSITORY
 
 CONFIG = {
     "output_dir": "results",
@@ -84,13 +86,17 @@ def test_other_keys_stay():
     assert dict(parser.get()) == before
 
 
-@pytest.mark.parametrize("folder", ["scans#2", "a@b", "$x 5%"])
-def test_through_a_workflow(tmp_path, folder):
-    config = {**CONFIG, "initialize": ["$@start(@workflow)"], "run": ["$@log"]}
-    (tmp_path / "configs").mkdir()
-    file = tmp_path / "configs" / "inference.json"
-    file.write_text(json.dumps(config))
-    workflow = ConfigWorkflow(str(file), workflow_type=None, logging_file=False, output_dir=str(tmp_path / folder))
-    workflow.parser.update({"start": start_run, "workflow": workflow})
-    workflow.initialize()
-    assert workflow.run() == [f"{tmp_path / folder}/log"]
+@pytest.mark.parametrize(
+    ("where", "folder"), [("bundle", "scans#2"), ("output_dir", "scans#2"), ("output_dir", "1,@$x")]
+)
+def test_through_a_run_of_a_bundle(tmp_path, where, folder):
+    """By MONAI's command: the folder of the bundle, and one that is given."""
+    bundle = tmp_path / (folder if where == "bundle" else "bundle")
+    shutil.copytree(REPOSITORY / "bundles" / "ossnet_lits", bundle)
+    override = bundle / "configs" / "show.json"
+    override.write_text(json.dumps({"run": ["$print('bundle', @bundle_root)", "$print('log', @output_dir + '/log')"]}))
+    configs = [str(bundle / "configs" / f"{name}.json") for name in ("inference", "show")]
+    given = [] if where == "bundle" else ["--output_dir", folder]
+    done = command([], tmp_path, "--config_file", str(configs), "--load_model", "none", *given)
+    assert f"bundle {bundle}\n" in done.stdout, done.stderr
+    assert f"log {bundle}/results/log\n" in done.stdout if where == "bundle" else f"log {folder}/log\n" in done.stdout

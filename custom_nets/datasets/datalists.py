@@ -83,7 +83,9 @@ def labelled_cases(
     modalities: Sequence[str] | None = None,
     missing_modalities: bool = False,
     identity_affines: IdentityAffines = "keep",
-    **split: Any,
+    validation: int | float = 0.2,
+    test: int | float = 0,
+    seed: int = 0,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split; for configs.
 
@@ -96,14 +98,16 @@ def labelled_cases(
         check: whether to check files and headers of the section's cases.
         missing_modalities: see `datalist`; cases that lack a modality are logged.
         identity_affines: see `datalist`; cases are left out of the section, not of the split.
-        split: how a split is made: `validation`, `test`, `seed`, see `split_cases`.
+        validation: share or number of cases, see `split_cases`.
+        test: likewise.
+        seed: of the split.
 
     Raises:
         InputError: see `datalist` and `split_section`.
     """
     check_identity_option(identity_affines)
     items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities)
-    chosen = in_order(split_section(items, section, split_file, **split))
+    chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
     if check:
         raise_faults(check_datalist(chosen, _check(modalities, missing_modalities))[1], len(chosen))
     _warn_of_absent(chosen, modalities)
@@ -149,7 +153,20 @@ def cases_to_infer(
     for fault in faults:
         logger.error("left out: %s", fault)
     _warn_of_absent(good, modalities)
-    return settle_identity_affines(good, identity_affines, report=True)
+    return CaseList(settle_identity_affines(good, identity_affines, report=True), faults)
+
+
+class CaseList(list[Item]):
+    """Items, and what is wrong with the cases that are not among them.
+
+    Args:
+        items: the usable cases.
+        left_out: one line for each of the others.
+    """
+
+    def __init__(self, items: Iterable[Item], left_out: Sequence[str]) -> None:
+        super().__init__(items)
+        self.left_out = tuple(left_out)
 
 
 def in_order(items: Iterable[Item]) -> list[Item]:

@@ -2,6 +2,7 @@
 
 from custom_nets.handlers.bad_steps import BadSteps
 from custom_nets.handlers.checkpoints import EarlyStopping, TrainingCheckpoints
+from custom_nets.handlers.finished_cases import FinishedCases
 from custom_nets.handlers.progress import Progress
 from custom_nets.handlers.random_state import RandomState
 from custom_nets.handlers.reconstruction import ReconstructionPicture
@@ -12,6 +13,7 @@ from custom_nets.handlers.weights import LoadWeights
 __all__ = [
     "BadSteps",
     "EarlyStopping",
+    "FinishedCases",
     "JsonLog",
     "LoadWeights",
     "Progress",

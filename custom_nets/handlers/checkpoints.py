@@ -159,19 +159,18 @@ class TrainingCheckpoints:
         if "lr_scheduler" in self.state:
             _load_schedule(self.state["lr_scheduler"], content["lr_scheduler"])
         self._random = content.get("random_state", {})
-        run = content.get("run", {})
-        self._stream.seed = run.get("seed", self._stream.seed)
-        for name in _OF_EVALUATOR:
-            if name in run:
-                setattr(self.evaluator.state, name, run[name])
         trainer = content["trainer"]
+        self._stream.seed = trainer.get("seed", self._stream.seed)
+        for name in _OF_EVALUATOR:
+            if name in trainer:
+                setattr(self.evaluator.state, name, trainer[name])
         engine.state.iteration = trainer["iteration"]
         engine.state.epoch, skip = divmod(trainer["iteration"], engine.state.epoch_length)
         where = f"epoch {engine.state.epoch}" + (f" and {skip} steps" if skip else "")
         logger.info("going on from %s, after %s of %s", file, where, engine.state.max_epochs)
         if engine.state.epoch == engine.state.max_epochs:
             logger.info("this run is finished, nothing is changed; give more --epochs to go on")
-        return skip, bool(run.get("validating"))
+        return skip, bool(trainer.get("validating"))
 
     @staticmethod
     def _check_length(engine: Trainer, file: Path, trainer: Mapping[str, int]) -> None:
@@ -342,8 +341,6 @@ class TrainingCheckpoints:
                 "epoch_length": engine.state.epoch_length,
                 "iteration": self._step,
                 "max_epochs": engine.state.max_epochs,
-            },
-            "run": {
                 "seed": self._stream.seed,
                 "validating": self._validating,
                 **{name: value for name, value in known.items() if value is not None},

@@ -5,6 +5,8 @@ from __future__ import annotations
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 
+from custom_nets.errors import InputError
+
 
 class PointBCELoss(nn.Module):
     """Binary cross-entropy of point logits.
@@ -22,7 +24,7 @@ class PointBCELoss(nn.Module):
         super().__init__()
         if not 0 < keep_fraction <= 1:
             msg = f"keep_fraction must be in (0, 1], got {keep_fraction}"
-            raise ValueError(msg)
+            raise InputError(msg)
         self.keep_fraction = keep_fraction
         self.label_smoothing = label_smoothing
 

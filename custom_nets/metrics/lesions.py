@@ -10,6 +10,7 @@ import torch
 from monai.utils import MetricReduction
 from scipy import ndimage
 
+from custom_nets.errors import InputError
 from custom_nets.metrics.regions import (
     RegionMetric,
     Spacing,
@@ -106,7 +107,7 @@ def compute_lesion_dice(
 
     Raises:
         InputError: when shapes differ or values are not binary.
-        ValueError: when `dilation` is negative or the range of volumes is empty.
+        InputError: when `dilation` is negative or the range of volumes is empty.
 
     Source: lesion-wise metrics of BraTS 2023, github.com/rachitsaluja/BraTS-2023-Metrics.
     """
@@ -137,10 +138,10 @@ def compute_lesion_dice(
 def _check_options(max_volume: float | None, min_volume: float, dilation: float) -> None:
     if not dilation >= 0:
         msg = f"dilation must be 0 mm or more, got {dilation}"
-        raise ValueError(msg)
+        raise InputError(msg)
     if max_volume is not None and not min_volume < max_volume:
         msg = f"no lesion is larger than min_volume {min_volume} ml and at most max_volume {max_volume} ml"
-        raise ValueError(msg)
+        raise InputError(msg)
 
 
 class RegionLesionDice(RegionMetric):
@@ -159,7 +160,7 @@ class RegionLesionDice(RegionMetric):
         count_false_positives: whether these count as lesions of Dice 0.
 
     Raises:
-        ValueError: when `dilation` is negative or the range of volumes is empty.
+        InputError: when `dilation` is negative or the range of volumes is empty.
     """
 
     def __init__(

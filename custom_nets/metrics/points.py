@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from custom_nets.errors import InputError
 from custom_nets.metrics.regions import RegionMetric
 
 _EPSILON = 1e-10  # as published: prediction and label both empty score 0
@@ -31,7 +32,7 @@ class PointOverlap(RegionMetric):
         super().__init__()
         if measure not in ("dice", "iou"):
             msg = f"measure must be 'dice' or 'iou', got '{measure}'"
-            raise ValueError(msg)
+            raise InputError(msg)
         self.measure = measure
         self.num_points = num_points
         self.seed = seed

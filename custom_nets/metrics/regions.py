@@ -179,12 +179,12 @@ class RegionMetric(CumulativeIterationMetric):
             reduction: in place of the constructor's.
 
         Raises:
-            ValueError: when no case was measured.
+            InputError: when no case was measured.
         """
         data = self.get_buffer()
         if data is None:
             msg = f"{type(self).__name__} has measured no case: call it before aggregate()"
-            raise ValueError(msg)
+            raise InputError(msg)
         return do_metric_reduction(data, reduction or self.reduction)[0]
 
     def _sync(self) -> None:

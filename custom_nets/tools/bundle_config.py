@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import monai
 from monai.bundle import ConfigParser
 from monai.utils import ensure_tuple
 
-from custom_nets.bundle_keys import check_keys, set_keys
+from custom_nets.bundle_keys import RENAMED, check_keys, set_keys
 from custom_nets.errors import InputError
 from custom_nets.io.files import parse_json_object
 from custom_nets.io.model_settings import take_over
 
 METADATA = "configs/metadata.json"
+
+STEPS = {"training": ("train",), "evaluating": ("train", "evaluate"), "inferring": ("inference",)}
+"""What can be run of every bundle, and the config files that it takes."""
 
 
 def read_metadata(bundle: str | Path) -> dict[str, Any]:
@@ -28,6 +33,46 @@ def read_metadata(bundle: str | Path) -> dict[str, Any]:
         msg = f"{file}: there is no such file; expected the folder of a bundle"
         raise InputError(msg)
     return parse_json_object(file.read_bytes(), file, "correct it, or fetch the bundle again")
+
+
+def config_files(bundle: str | Path, names: Sequence[str]) -> list[Path]:
+    """Returns a bundle's config files by their names, such as `train`.
+
+    Raises:
+        InputError: when one is missing, or is no JSON object.
+    """
+    files = [Path(bundle) / "configs" / f"{name}.json" for name in names]
+    for file in files:
+        if not file.is_file():
+            there = sorted(path.stem for path in file.parent.glob("*.json") if path.stem != "metadata")
+            similar = difflib.get_close_matches(file.stem, there, n=1)
+            known = f" and its configs, {', '.join(there)}" if there else ", and its configs"
+            advice = f"did you mean {similar[0]}?" if similar else f"expected the folder of a bundle{known}"
+            msg = f"{file}: there is no such file; {advice}"
+            raise InputError(msg)
+        parse_json_object(file.read_bytes(), file, "correct it")
+    return files
+
+
+def run_bundle(
+    bundle: str | Path, step: str, configs: str | Sequence[str] = (), keys: dict[str, Any] | None = None
+) -> None:
+    """Runs a bundle through MONAI, after the checks that come too late within a run: of files and of nested keys.
+
+    Args:
+        bundle: its folder.
+        step: `training`, `evaluating` or `inferring`.
+        configs: names of config files after the main ones, such as `variant`; one or several.
+        keys: of the configs.
+
+    Raises:
+        InputError: when a file is missing or cannot be read, or a key leads nowhere.
+    """
+    files = config_files(bundle, (*STEPS[step], *ensure_tuple(configs)))
+    trial = ConfigParser()
+    trial.read_config([str(file) for file in files])
+    set_keys(trial, {key: value for key, value in (keys or {}).items() if key not in RENAMED})
+    monai.bundle.run(step, config_file=[str(file) for file in files], **(keys or {}))
 
 
 def read_bundle(
@@ -47,12 +92,7 @@ def read_bundle(
         InputError: when the folder is no bundle, a config is missing or no JSON, or a key is unknown or makes no sense.
     """
     metadata = read_metadata(bundle)
-    files = [Path(bundle) / "configs" / f"{name}.json" for name in ("inference", *ensure_tuple(configs))]
-    for file in files:
-        if not file.is_file():
-            msg = f"{file}: there is no such file; expected the folder of a bundle, and names of its configs"
-            raise InputError(msg)
-        parse_json_object(file.read_bytes(), file, "correct it")
+    files = config_files(bundle, ("inference", *ensure_tuple(configs)))
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(bundle)})

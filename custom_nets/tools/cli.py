@@ -182,6 +182,25 @@ def scores(file: str) -> None:
     print(format_scores(file))
 
 
+def run(
+    bundle: str,
+    step: Literal["training", "evaluating", "inferring"],
+    configs: tuple[str, ...] = (),
+    **keys: object,
+) -> None:
+    """Runs a bundle as `python -m monai.bundle run` does, and tells first what it cannot find or read.
+
+    Args:
+        bundle: folder of the bundle.
+        step: training, evaluating or inferring.
+        configs: of the bundle, after the main one, such as variant (with commas between them).
+        keys: keys of the configs: `--dataset_dir FOLDER`, `--epochs 3`.
+    """
+    from custom_nets.tools.bundle_config import run_bundle
+
+    run_bundle(bundle, step, configs, keys)
+
+
 def memory(
     bundle: str, *, shape: tuple[int, ...], device: str = "", configs: tuple[str, ...] = (), **keys: object
 ) -> None:
@@ -319,6 +338,7 @@ VERBS: dict[str, Verb] = {
     "submission": submission,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
+    "run": run,
     "memory": memory,
     "build-bundles": build_bundles,
     "pack": pack,

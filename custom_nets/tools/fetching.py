@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 import stat
 import tempfile
 import urllib.request
@@ -23,6 +25,8 @@ from custom_nets.tools.packing import CHECKSUMS, MODEL_INFO
 GITHUB_INFO = "https://raw.githubusercontent.com/{owner}/{name}/{tag}/"
 GITHUB_FILES = "https://github.com/{owner}/{name}/releases/download/{tag}/"
 _SECONDS = 30
+_LARGEST_TABLE = 8 * 2**20  # bytes
+_LONGEST_NAME = 200  # bytes; file systems take 255, and unpacking and setting aside make names longer
 
 
 def fetch_bundle(
@@ -51,9 +55,14 @@ def fetch_bundle(
         InputError: when the source cannot be reached or does not have the bundle, or what it sends is damaged or no
             bundle; the bundle that was there is untouched then.
     """
+    _check_name(name)
+    folder = Path(bundle_dir).expanduser()
+    for place in (folder, folder / name):
+        if place.exists() and not place.is_dir():
+            msg = f"{place}: a file is where a folder is needed; move it, or give another --bundle_dir"
+            raise InputError(msg)
     info, files = _addresses(source, repo)
     entry, sha256 = _choose(name, version, _read_table(info + MODEL_INFO), info + MODEL_INFO)
-    folder = Path(bundle_dir).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as staging:
         archive = Path(staging) / f"{name}.zip"
@@ -64,6 +73,12 @@ def fetch_bundle(
             # Finds the archive there, unpacks it, and tells where it wants another MONAI.
             monai.bundle.download(name=name, url=archive.as_uri(), bundle_dir=staging, progress=False)
         return folder / name, _replace(folder / name, Path(staging) / name)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(rf"[\w.-]{{1,{_LONGEST_NAME}}}", name) or name.startswith("."):
+        msg = f"name is '{name[:_LONGEST_NAME]}'; expected the name of a bundle, such as ossnet_brats"
+        raise InputError(msg)
 
 
 def _addresses(source: str, repo: str | None) -> tuple[str, str]:
@@ -87,10 +102,13 @@ def _addresses(source: str, repo: str | None) -> tuple[str, str]:
 def _read_table(address: str) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
-            text = answer.read()
+            text = answer.read(_LARGEST_TABLE + 1)
     except OSError as error:
         msg = f"{address}: cannot be read ({error}); check the network, and that --source names a release"
         raise InputError(msg) from error
+    if len(text) > _LARGEST_TABLE:
+        msg = f"{address}: larger than {_LARGEST_TABLE // 2**20} MiB, no table of versions is; give another --source"
+        raise InputError(msg)
     return parse_json_object(text, address, "give the address of a release")
 
 
@@ -103,7 +121,11 @@ def _choose(name: str, version: str | None, table: dict[str, Any], address: str)
         msg = f"{address}: has no {wanted} (it has {had}); give another version or name"
         raise InputError(msg)
     entry = versions[max(versions, key=_order) if version is None else version]
-    sha256 = table[entry].get("sha256")
+    facts = table[entry]
+    sha256 = facts.get("sha256") if isinstance(facts, dict) else None
+    if sha256 and not (isinstance(sha256, str) and re.fullmatch("[0-9a-fA-F]{64}", sha256)):
+        msg = f"{address}: {entry} has '{str(sha256)[:80]}' for a SHA-256; tell who publishes it"
+        raise InputError(msg)
     if not sha256:
         msg = f"{address}: gives no SHA-256 of {entry}; this release is not ours, use python -m monai.bundle download"
         raise InputError(msg)
@@ -137,8 +159,9 @@ def check_archive(archive: Path, name: str) -> None:
     """
     try:
         with zipfile.ZipFile(archive) as content:
-            damaged = content.testzip()
             members = content.infolist()
+            _check_room(archive, sum(member.file_size for member in members))
+            damaged = content.testzip()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         msg = f"{archive.name}: no whole zip file ({error}); it was cut short or is something else, fetch it again"
         raise InputError(msg) from error
@@ -147,11 +170,21 @@ def check_archive(archive: Path, name: str) -> None:
         raise InputError(msg)
     for member in members:
         path = PurePosixPath(member.filename.replace("\\", "/"))
+        if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+            msg = f"{archive.name}: holds a name of more than {_LONGEST_NAME} bytes; do not use this file"
+            raise InputError(msg)
         if path.parts[:1] != (name,) or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
             msg = f"{archive.name}: holds {member.filename}, which leads out of the folder {name}; do not use this file"
             raise InputError(msg)
     if f"{name}/{METADATA}" not in {member.filename for member in members}:
         msg = f"{archive.name}: lacks {name}/{METADATA}; expected a bundle"
+        raise InputError(msg)
+
+
+def _check_room(archive: Path, size: int) -> None:
+    free = shutil.disk_usage(archive.parent).free
+    if size > free:
+        msg = f"{archive.name}: it unpacks to {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; make room first"
         raise InputError(msg)
 
 

@@ -12,6 +12,8 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import convert_to_numpy, convert_to_tensor
 from scipy import ndimage
 
+from custom_nets.errors import InputError
+
 
 class BorderMap(Transform):
     """Marks the voxels near the surface of a region.
@@ -83,13 +85,13 @@ class SamplePoints(Randomizable, Transform):
     ) -> None:
         if num_points < 1 or oversampling < 1:
             msg = f"num_points and oversampling must be at least 1, got {num_points} and {oversampling}"
-            raise ValueError(msg)
+            raise InputError(msg)
         if min(border_balance, uncertain_share) < 0 or border_balance + uncertain_share > 1:
             msg = (
                 "border_balance and uncertain_share must be shares that add up to at most 1, got "
                 f"{border_balance} and {uncertain_share}"
             )
-            raise ValueError(msg)
+            raise InputError(msg)
         self.num_points = num_points
         self.border_balance = border_balance
         self.num_uncertain = int(num_points * uncertain_share)
@@ -222,7 +224,7 @@ class AuxiliaryTargetd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if (size is None) == (cell is None):
             msg = f"give either size or cell, got size={size} and cell={cell}"
-            raise ValueError(msg)
+            raise InputError(msg)
         self.size = None if size is None else tuple(size)
         self.cell = cell
 

@@ -210,6 +210,8 @@ class NestRegionsd(_DatasetOfItem):
         dataset_key: where the item names its record.
         allow_missing_keys: whether an item may lack a key.
         in_place: see `NestRegions`.
+
+    Raises: InputError for probabilities that are not finite.
     """
 
     def __init__(
@@ -229,6 +231,13 @@ class NestRegionsd(_DatasetOfItem):
         regions = None if self.regions is None else _labels(self.dataset_of(item)).select(self.regions)
         nest = NestRegions(regions, self.in_place)
         for key in self.key_iterator(item):
+            # NaN is above no threshold and would be written as healthy; the largest number shows it, at little memory.
+            if not torch.isfinite(torch.as_tensor(item[key]).amax()):
+                msg = (
+                    f"case {item.get('case', 'without a name')}: what the network gives is not finite (NaN or Inf), "
+                    "no result is written; give --amp false, or weights of another training"
+                )
+                raise InputError(msg)
             item[key] = nest(item[key])
         return item
 

@@ -36,13 +36,13 @@ def agree(first, second) -> bool:
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
     must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
-    must |= {"inferer", "member_inferer", "voxel_warnings"}
+    must |= {"inferer", "member_inferer", "voxel_warnings", "load_weights"}
     must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
         differing = {key for key in set(training) & set(inference) if training[key] != inference[key]}
         assert differing <= must
-        for key in {"network_def", "inferer", "member_inferer", "invert"} & differing:
+        for key in {"network_def", "inferer", "member_inferer", "invert", "load_weights"} & differing:
             assert agree(training[key], inference[key])
 
 
@@ -50,6 +50,7 @@ def test_training_and_inference_differ_where_they_must(bundle):
 def test_evaluation_and_inference_see_and_clean_alike(bundle):
     training, inference = bundle.parse("train", "evaluate"), bundle.parse("inference")
     assert training["load_model"] == inference["load_model"]
+    assert training["load_weights"] == {**inference["load_weights"], "strict": True}
     steps = [step for step in training["validate#postprocessing#transforms"] if step not in ("@invert", "@threshold")]
     assert all(step in inference["postprocessing#transforms"] for step in steps)
     if bundle.name == "nvnet_brats":

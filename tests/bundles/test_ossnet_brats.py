@@ -193,7 +193,9 @@ def test_a_faulty_case_does_not_stop_the_others(trained, phantoms, tmp_path, cap
     shutil.copytree(phantoms, tmp_path / "data")
     (tmp_path / "data" / "BraTS20_Training_001" / "BraTS20_Training_001_t1ce.nii.gz").unlink()
     places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out")}
-    run("inferring", "inference", **{**trained, **places}, save_meshes=False, save_overlay=False)
+    with pytest.raises(SystemExit) as ended:
+        run("inferring", "inference", **{**trained, **places}, save_meshes=False, save_overlay=False)
+    assert ended.value.code == 3
     folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert folders == [f"BraTS20_Training_00{n}" for n in (2, 3, 4)]
     assert "left out: case BraTS20_Training_001" in caplog.text

@@ -299,10 +299,16 @@ def test_a_faulty_case_does_not_stop_the_others(trained, tmp_path, caplog):
     for number in (1, 3):
         copy_case(Path(trained["dataset_dir"]), number, data)
     (data / "volume-2.nii.gz").write_bytes((data / "volume-1.nii.gz").read_bytes()[:100])
+    scan = nibabel.load(data / "volume-1.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.full(scan.shape, np.nan, np.float32), scan.affine), data / "volume-4.nii.gz")
     keys = {**trained, "dataset_dir": str(data), "output_dir": str(tmp_path / "out")}
-    run("inferring", "inference", **keys, **PLAIN)
+    with pytest.raises(SystemExit) as ended:
+        run("inferring", "inference", **keys, **PLAIN)
+    assert ended.value.code == 3
     assert results(tmp_path / "out") == ["volume-1", "volume-3"]
-    assert "left out: case volume-2" in caplog.text
+    header, *reasons = caplog.messages[-1].splitlines()
+    assert header == "2 of 4 cases were left out:"
+    assert [reason.split(",")[0] for reason in reasons] == ["case volume-2", "case volume-4"]
 
 
 def lits_2017(phantoms: Path, folder: Path) -> None:

@@ -128,6 +128,7 @@ def test_a_path_that_looks_like_something_else_stays_as_typed(text, monkeypatch)
 
 
 OLD = [("ossnet_lits", ("inference",), "one_liver", "false", False)]
+OLD += [("ossnet_brats", ("train",), "reduction", 4, 4)]
 OLD += [("ossnet_brats", ("train", "multi_gpu_train"), "minutes_to_wait", 7, 7)]
 
 

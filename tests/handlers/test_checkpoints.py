@@ -162,7 +162,7 @@ def test_the_best_score_of_a_run_survives_going_on(tmp_path):
     trainer.run()
     assert evaluator.state.metrics["error"] > evaluator.state.best_metric
     assert (tmp_path / "model.pt").read_bytes() == before
-    assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["run"]["best_so_far"][1] == 3
+    assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["trainer"]["best_so_far"][1] == 3
 
 
 def fail_at_start(trainer) -> None:

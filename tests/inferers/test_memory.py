@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from custom_nets.inferers import OccupancyInferer, SearchSettings
+from custom_nets.inferers import EnsembleInferer, OccupancyInferer, SearchSettings
 from custom_nets.inferers.memory import estimate_memory
 from custom_nets.networks import NvNet, OSSNet, PyramidOSSNet
 
@@ -44,6 +44,15 @@ def test_the_estimate_is_near_what_is_held(kind):
 def test_a_network_that_counts_in_millimetres_is_estimated():
     plain = estimate_memory(PyramidOSSNet(1, 1), OccupancyInferer(), (1, *SIZE), CPU)
     assert estimate_memory(PyramidOSSNet(1, 1, spacing=1.0), OccupancyInferer(), (1, *SIZE), CPU) == plain
+
+
+def test_mirrored_members_hold_their_images_and_latents_at_a_time():
+    network, inferer = PyramidOSSNet(1, 1, channels=(8, 8)), OccupancyInferer(points_per_chunk=64)
+    alone = estimate_memory(network, inferer, (1, *SIZE), CPU)
+    both = estimate_memory(network, EnsembleInferer(inferer, mirror_axes=0, spread=True), (1, *SIZE), CPU)
+    assert both["points"] == pytest.approx(alone["points"] + both["image"])  # the mirrored one
+    assert both["result"] == 2 * alone["result"]
+    assert both["peak"] > alone["peak"]
 
 
 def test_half_precision_halves_result_and_image():

@@ -16,6 +16,8 @@ from custom_nets.inferers import VolumeInferer
 class Pointwise(nn.Module):
     """Two logits a voxel from its own value; writes down the images that it is given."""
 
+    divisor = 8
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[torch.Tensor] = []
@@ -227,7 +229,7 @@ def test_the_image_is_left_as_it_is(image, mode):
 @pytest.mark.parametrize("mode", ["whole", "windows"])
 def test_a_segresnet_takes_odd_sizes(mode):
     network = SegResNet(init_filters=8, in_channels=1, out_channels=3).eval()
-    assert VolumeInferer(16, mode=mode)(torch.rand(1, 1, 21, 10, 17), network).shape == (1, 3, 21, 10, 17)
+    assert VolumeInferer(16, mode=mode, divisor=8)(torch.rand(1, 1, 21, 10, 17), network).shape == (1, 3, 21, 10, 17)
 
 
 def test_further_arguments_reach_the_network(image):
@@ -239,7 +241,10 @@ def test_further_arguments_reach_the_network(image):
     ("arguments", "message"),
     [
         ({"mode": "half"}, "mode is 'half'; expected one of auto, whole, windows"),
-        ({"roi_size": (16, 20, 16)}, r"roi_size is \(16, 20, 16\); expected one side or three .* multiples of 8"),
+        (
+            {"roi_size": (16, 20, 16), "divisor": 8},
+            r"roi_size is \(16, 20, 16\); expected one side or three .* multiples of 8",
+        ),
         ({"roi_size": (16, 16)}, r"roi_size is \(16, 16\)"),
         ({"roi_size": 0}, "roi_size is 0"),
         ({"roi_size": None}, "roi_size is None"),
@@ -257,6 +262,17 @@ def test_a_wrong_argument_is_named(arguments, message):
 
 def test_another_divisor_allows_other_windows():
     assert VolumeInferer((20, 4, 8), divisor=4).roi_size == (20, 4, 8)
+
+
+def test_windows_must_suit_the_divisor_that_the_network_declares(image):
+    with pytest.raises(InputError, match=r"roi_size is \(16, 20, 16\); expected .* multiples of 8, as the network"):
+        VolumeInferer((16, 20, 16))(image, Pointwise())
+
+
+def test_a_divisor_that_is_given_counts_before_the_declared_one(image):
+    network = Pointwise()
+    VolumeInferer(4, mode="whole", divisor=4)(image, network)
+    assert network.shapes == [(2, 1, 20, 16, 16)]
 
 
 def test_an_image_without_batch_is_named(image):

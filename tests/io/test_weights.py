@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from custom_nets.errors import InputError
-from custom_nets.io.weights import describe_misfit, load_weights, read_state_dict
+from custom_nets.io.weights import describe_misfit, load_weights, read_state_dict, save_tensors
 
 
 def save(content, path):
@@ -140,3 +140,26 @@ def test_what_the_network_leaves_out_itself_is_not_unexpected(tmp_path):
     path = save({"weight": torch.ones(3, 2), "bias": torch.ones(3), "branch": torch.zeros(1)}, tmp_path / "model.pt")
     load_weights(net, path)
     assert (net.weight == 1).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    net = nn.Linear(2, 3)
+    net.bias.data[1] = value
+    path = save(net.state_dict(), tmp_path / "model.pt")
+    assert "model.pt: weights are not finite (NaN or infinite) in 1 tensors: bias" in error_of(read_state_dict, path)
+
+
+def test_a_changed_byte_among_the_numbers_is_damage(tmp_path):
+    """PyTorch itself reads such a file without a word."""
+    path = save({"weight": torch.full((64,), 3.0)}, tmp_path / "model.pt")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\0\0\x40\x40" * 8, b"\0\0\x41\x40" * 8))
+    assert torch.load(path, weights_only=True)["weight"].max() > 3
+    assert "model.pt: cannot be read as a file of plain tensors" in error_of(read_state_dict, path)
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    for name in ("one.pt", "other.pt"):
+        save_tensors(tmp_path / name, {"weight": torch.ones(3)})
+    assert (tmp_path / "one.pt").read_bytes() == (tmp_path / "other.pt").read_bytes()

@@ -72,3 +72,16 @@ def test_kills_at_random_moments_change_nothing(whole, small_data_of, tmp_path):
             one, other = (torch.load(place / file, weights_only=True) for place in (reference, folder))
             assert equal(one, other), (file, where)
         assert not list(folder.rglob(".part-*")), where
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loaders_with_processes_go_on_alike(workers, small_data_of, tmp_path):
+    """In the middle of an epoch, whose crops and flips the processes draw."""
+    name, whole, parts = "nvnet_brats", tmp_path / "whole", tmp_path / "parts"
+    assert wait(start(name, small_data_of[name], whole, workers=workers)) == 0
+    process = start(name, small_data_of[name], parts, workers=workers, stop_after=3)
+    assert wait(process) == 128 + signal.SIGTERM
+    assert torch.load(parts / "checkpoint_last.pt", weights_only=True)["trainer"]["iteration"] == 3
+    finish(name, small_data_of[name], parts, workers)
+    for file in FILES:
+        assert equal(*(torch.load(folder / file, weights_only=True) for folder in (whole, parts))), file

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from custom_nets.handlers import BadSteps
 from tests.bundles.bundle import SMALLEST, Bundle
 
 KEYS = {"epochs": 3, "epoch_length": 2, "val_interval": 1, "checkpoint_interval": 1, "validation": 1, "batch_size": 1}
@@ -26,16 +27,35 @@ _CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"custom_nets.{room}" for room i
 
 
 def start(
-    name: str, data: Path, folder: Path, resume: bool = False, die: tuple[int, str] | None = None, workers: int = 0
+    name: str,
+    data: Path,
+    folder: Path,
+    resume: bool = False,
+    die: tuple[int, str] | None = None,
+    workers: int = 0,
+    stop_after: int = 0,
 ):
-    """Starts a training; with `die`, it kills itself in its save of that number: half, before or after the renaming."""
-    process = _CONTEXT.Process(target=_train, args=(name, data, folder, resume, die, workers))
+    """Starts a training.
+
+    Args:
+        name: of the bundle.
+        data: folder of its cases.
+        folder: of its checkpoints and logs.
+        resume: whether it goes on.
+        die: the save in which it kills itself, and where: half, before or after the renaming.
+        workers: of the loader.
+        stop_after: the step after which it sends itself SIGTERM; 0 for none.
+    """
+    process = _CONTEXT.Process(target=_train, args=(name, data, folder, resume, die, workers, stop_after))
     process.start()
     return process
 
 
-def _train(name: str, data: Path, folder: Path, resume: bool, die: tuple[int, str] | None, workers: int) -> None:
+def _train(
+    name: str, data: Path, folder: Path, resume: bool, die: tuple[int, str] | None, workers: int, stop_after: int
+) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the loaders, as on Linux
     with Path(f"{folder}.log").open("a") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -44,6 +64,15 @@ def _train(name: str, data: Path, folder: Path, resume: bool, die: tuple[int, st
         _die_in_save(*die)
     places = {"dataset_dir": str(data), "ckpt_dir": str(folder), "output_dir": str(folder / "log")}
     keys = {**SMALLEST[name], **SEARCH[name], **KEYS, **places, "num_workers": workers, "resume": resume}
+    if stop_after:
+        step = BadSteps._check
+
+        def stopping_step(self, engine) -> None:
+            step(self, engine)
+            if engine.state.iteration == stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        BadSteps._check = stopping_step
     Bundle(name).run("training", "train", **keys)
 
 

@@ -9,6 +9,7 @@ import stat
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import monai.bundle
 import pytest
@@ -245,3 +246,57 @@ def test_a_release_without_hashes_is_refused(site, tmp_path):
     table.write_text(json.dumps({"ossnet_brats_v0.1.0": {"checksum": "", "source": ""}}))
     with pytest.raises(InputError, match="gives no SHA-256"):
         fetch_bundle("ossnet_brats", address, tmp_path, progress=False)
+
+
+def table_of(folder, **entry):
+    (folder / "models").mkdir()
+    (folder / "models" / "model_info.json").write_text(json.dumps({"x_v0.1.0": entry.get("entry", entry)}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ({"sha256": 5}, "has '5' for a SHA-256"),
+        ({"sha256": ["a"]}, "for a SHA-256"),
+        ({"sha256": "a" * 63}, "for a SHA-256"),
+        ({"entry": [1]}, "gives no SHA-256"),
+        ({"entry": "text"}, "gives no SHA-256"),
+        ({"entry": None}, "gives no SHA-256"),
+    ],
+)
+def test_an_entry_of_another_type_is_told(tmp_path, entry, line):
+    table_of(tmp_path, **entry)
+    with pytest.raises(InputError, match=line):
+        fetch_bundle("x", str(tmp_path), tmp_path / "there", progress=False)
+    assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/b", "../a", "", ".hidden", "a\nb"])
+def test_a_name_that_is_none_is_told(tmp_path, name):
+    with pytest.raises(InputError, match="expected the name of a bundle"):
+        fetch_bundle(name, str(tmp_path), tmp_path / "there", progress=False)
+
+
+@pytest.mark.parametrize("place", ["there", "there/x"])
+def test_a_file_in_place_of_a_folder_is_told(tmp_path, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("mine")
+    with pytest.raises(InputError, match="a file is where a folder is needed"):
+        fetch_bundle("x", str(tmp_path), tmp_path / "there", progress=False)
+    assert (tmp_path / place).read_text() == "mine"
+
+
+def test_a_table_without_end_is_not_read(tmp_path):
+    (tmp_path / "models").mkdir()
+    with (tmp_path / "models" / "model_info.json").open("wb") as file:
+        file.truncate(2**30)  # holds nothing on the disk
+    with pytest.raises(InputError, match="larger than 8 MiB"):
+        fetch_bundle("x", str(tmp_path), tmp_path / "there", progress=False)
+
+
+def test_an_archive_that_outgrows_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("x/configs/metadata.json", "{}" + " " * 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(InputError, match="make room first"):
+        fetching.check_archive(tmp_path / "x.zip", "x")

@@ -132,3 +132,12 @@ def test_a_number_on_one_slice_alone_is_found():
     labels[0, 3, 1, 1] = 7
     with pytest.raises(InputError, match="label numbers 7 are not in the record 'lits'"):
         LabelsToRegions("lits")(labels)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_is_not_finite_is_no_prediction(value, dtype):
+    pred = torch.zeros(2, 3, 3, 3, dtype=dtype)
+    pred[1, 2, 2, 2] = value
+    with pytest.raises(InputError, match=r"case a: what the network gives is not finite"):
+        NestRegionsd("pred")({"pred": pred, "case": "a"})

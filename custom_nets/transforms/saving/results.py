@@ -1,9 +1,9 @@
-"""Everything that inference writes for a case beside its label map."""
+"""Everything that inference writes for a case."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.transforms import Compose, DeleteItemsd, SaveImaged
@@ -64,6 +64,9 @@ class SaveResultsd(SaveImaged):
         focus: the region through whose largest section the picture's slices go; None takes the outermost.
         parts: names of the regions whose connected parts are listed beside the volumes, see `region_volumes`.
 
+        first: transforms that write what matters most, the label map, before all this; the item that they get is a
+            copy, so that `pred` stays.
+
     Raises: InputError when `focus` or one of `parts` is no region, or for another number of names than channels.
     """
 
@@ -82,9 +85,10 @@ class SaveResultsd(SaveImaged):
         focus: str | None = None,
         parts: Sequence[str] = (),
         reread: bool = True,
+        first: Sequence[Callable[[dict], dict]] = (),
     ) -> None:
         both: dict[str, Any] = {"keys": ("pred", "label"), "suffix": ("", "_label"), "allow_missing_keys": True}
-        steps: list = []
+        steps: list = [SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions, parts=parts)]
         if probabilities:
             steps.append(SaveMapsd("pred", output_dir, "probabilities"))
         if meshes:
@@ -98,7 +102,6 @@ class SaveResultsd(SaveImaged):
                     space=mesh_space,
                 )
             )
-        steps.append(SaveRegionVolumesd(**both, output_dir=output_dir, regions=regions, parts=parts))
         shown = "original" if reread else "image"
         if overlay and reread:
             steps.append(ReloadCased("image", shown, channels=channels))
@@ -119,8 +122,10 @@ class SaveResultsd(SaveImaged):
         if overlay and reread:
             steps.append(DeleteItemsd(shown))  # as large as the case itself
         super().__init__("pred", output_dir=os.fspath(output_dir), print_log=False)
+        self.first = Compose(first)
         self.steps = Compose(steps)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Writes the results of one case; the item is returned unchanged."""
+        self.first(dict(data))
         return self.steps(dict(data))

@@ -12,7 +12,8 @@ from monai.transforms import SaveImaged
 from custom_nets.errors import InputError
 from custom_nets.transforms.intensity.hounsfield import WindowHounsfield, to_intensities
 from custom_nets.transforms.loading import LoadCased
-from custom_nets.transforms.saving.results import SaveResultsd
+from custom_nets.transforms.regions import RegionsToLabelsd
+from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 
 CT = {
     "regions": ("liver", "tumour"),
@@ -90,3 +91,17 @@ def test_the_brain_bundles_need_name_nothing():
 def test_programs_that_write_themselves_can_tell_what_writes(tmp_path):
     """MONAI Label leaves out every SaveImaged of a bundle's postprocessing."""
     assert isinstance(SaveResultsd(tmp_path, **CT), SaveImaged)
+
+
+def test_the_label_map_is_written_before_all_else(ct_case, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("custom_nets.transforms.saving.meshes.write_mesh", fail)
+    ct_case["pred"].meta["case"] = "volume-7"
+    label = [RegionsToLabelsd("pred", "lits", CT["regions"]), SaveMapsd("pred", tmp_path, "prediction")]
+    with pytest.raises(RuntimeError):
+        SaveResultsd(tmp_path, **CT, first=label)(ct_case)
+    image = nibabel.load(tmp_path / "volume-7" / "volume-7_prediction.nii.gz")
+    assert set(np.unique(image.dataobj)) == {0, 1, 2}
+    assert len(ct_case["pred"]) == 2
