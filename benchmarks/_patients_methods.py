@@ -49,6 +49,8 @@ class Recipe:
         sampling: of `SamplePointsd`.
         border_radius: of the border map, in voxels.
         transplants: how often an image is given the lesion of another of its batch.
+        weighted: weigh each point by the inverse of its density, so that the loss is that of all voxels; without uncertain
+            points, whose density nobody knows.
         lesion_points: take half of the points near borders from the inside of the regions.
         auxiliary_weight: of the auxiliary segmentation.
         average: decay of the exponential moving average of the weights that is scored; 0: the weights themselves.
@@ -64,6 +66,7 @@ class Recipe:
     augmentation: str = "light"
     sampling: dict[str, Any] = field(default_factory=lambda: {"border_balance": 0.5, "uncertain_share": 0.25})
     border_radius: int = 6
+    weighted: bool = False
     lesion_points: bool = False
     transplants: float = 0.0
     keys: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +107,7 @@ class PointMethod:
         self.sampler = SamplePointsd(num_points=recipe.points // recipe.batch, **recipe.sampling)
         self.sampler.set_random_state(seed)
         self.border_map = BorderMap(recipe.border_radius)
-        self.lesion_points = recipe.lesion_points
+        self.lesion_points, self.weighted = recipe.lesion_points, recipe.weighted
         self.transplants = recipe.transplants
         self.random = np.random.RandomState(seed)
         self.inferer = OccupancyInferer(SearchSettings("dense" if dense else "surface", coarse_step=2))
@@ -130,13 +133,31 @@ class PointMethod:
             uncertain=sampler.num_uncertain,
         )
         dense = stack_padded([item["label"] for item in items])
-        loss = self.criterion(outputs, (labels, dense))
+        if self.weighted:
+            weights = torch.stack([self.weights(*pair) for pair in zip(items, points, strict=True)])[..., None]
+            loss = weighted_loss(outputs[0], labels, weights)
+            loss = loss + self.criterion.auxiliary_weight * auxiliary_loss(outputs[1], dense)
+        else:
+            loss = self.criterion(outputs, (labels, dense))
         if getattr(self.network, "heads", None) is None:
             return loss
         levels = zip(self.network.level_logits, self.network.level_targets(dense), strict=True)
         # Each level counts half of the finer one, as in nnU-Net.
         losses = [self._level_loss(*level) * 0.5**number for number, level in enumerate(levels)]
         return loss + torch.stack(losses).sum() / 2
+
+    def weights(self, item: Item, points: Tensor) -> Tensor:
+        """Uniform density over the density with which the sampler draws, at points `[N, 3]`."""
+        sampler = self.sampler.sampler
+        masks = [mask for mask in item["border"] if mask.any()]
+        h, w, d = points.unbind(-1)
+        density, rest = torch.zeros(h.shape, device=points.device), 1.0
+        for mask in masks:
+            # Where a mask has fewer voxels than are wanted, all are taken, and the rest is uniform.
+            share = min(sampler.border_balance / len(masks), int(mask.sum()) / sampler.num_points)
+            density += share * mask.numel() / mask.sum() * mask[h, w, d]
+            rest -= share
+        return 1 / (density + rest)
 
     def _level_loss(self, logits: Tensor, shares: Tensor) -> Tensor:
         cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, shares)
@@ -147,6 +168,21 @@ class PointMethod:
         if isinstance(network, TrialPyramidOSSNet):
             network.sizes = None
         return self.inferer(image[None], network)[0]
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy and soft Dice over points `[B, N, R]` that count as `weights` `[B, N, 1]`, as `OccupancyLoss`."""
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    probability = logits.sigmoid()
+    common = (weights * probability * labels).sum(dim=(0, 1))
+    sizes = (weights * (probability + labels)).sum(dim=(0, 1))
+    return (weights * cross_entropy).mean() + (1 - (2 * common + 1e-5) / (sizes + 1e-5)).mean()
+
+
+def auxiliary_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of the auxiliary segmentation, as in `OccupancyLoss`."""
+    pooled = nn.functional.adaptive_max_pool3d(labels.float(), logits.shape[2:])
+    return nn.functional.binary_cross_entropy_with_logits(logits, pooled)
 
 
 def stack_padded(tensors: Sequence[Tensor], multiple: int = 1) -> Tensor:
@@ -357,6 +393,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "warm": {"warm_up": 0.1},
     "points2k": {"points": 2048},
     "lesion": {"lesion_points": True},
+    "weighted": {"weighted": True, "sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
     "plain": {"sampling": {"border_balance": 0.5, "uncertain_share": 0.0}},
     "aux1": {"auxiliary_weight": 1.0},
     "small": {"keys": {"downsampling": (4, 4, 2), "depths": (2, 2, 2, 2)}, "batch": 4, "points": 2048},

@@ -172,3 +172,19 @@ def test_normalisation_leaves_the_scan_as_it_is(name: str, head: torch.Tensor) -
     before = head.clone()
     NORMALISATIONS[name](head)
     assert torch.equal(head, before)
+
+
+def test_weighted_points_estimate_the_share_of_all_voxels() -> None:
+    recipe = recipe_of("pyramid+lesion+weighted")
+    method = PointMethod(torch.nn.Identity(), recipe, 0, dense=True)
+    label = torch.zeros(1, 40, 40, 20, dtype=torch.uint8)
+    label[:, 10:16, 10:16, 5:9] = 1
+    item = method.prepare({"image": torch.zeros(1, 40, 40, 20), "label": label})
+    shares, totals = [], []
+    for _ in range(30):
+        sample = method.sampler(item)
+        weights = method.weights(item, sample["points"])
+        shares.append(float((weights * sample["point_labels"][:, 0]).mean()))
+        totals.append(float(weights.mean()))
+    assert np.mean(totals) == pytest.approx(1, rel=0.02)
+    assert np.mean(shares) == pytest.approx(float(label.float().mean()), rel=0.05)
