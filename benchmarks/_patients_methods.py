@@ -49,8 +49,8 @@ class Recipe:
         sampling: of `SamplePointsd`.
         border_radius: of the border map, in voxels.
         transplants: how often an image is given the lesion of another of its batch.
-        weighted: weigh each point by the inverse of its density, so that the loss is that of all voxels; without uncertain
-            points, whose density nobody knows.
+        weighted: weigh each point by the inverse of its density, so that the loss is that of all voxels. Without
+            uncertain points, whose density nobody knows.
         lesion_points: take half of the points near borders from the inside of the regions.
         auxiliary_weight: of the auxiliary segmentation.
         average: decay of the exponential moving average of the weights that is scored; 0: the weights themselves.
