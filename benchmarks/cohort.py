@@ -105,7 +105,7 @@ def _make(recipe: Mapping[str, Any]) -> dict[str, list[Case]]:
     x, y, z = (size / n for size, n in zip(FIELD_OF_VIEW, shape, strict=True))
     crop = Compose(
         [
-            LabelsToRegionsd("label"),
+            LabelsToRegionsd("label", "brats2018"),
             CropForegroundd(["image", "label"], source_key="image", margin=MARGIN, allow_smaller=True),
         ]
     )

@@ -80,7 +80,7 @@ def prepare(shape: Sequence[int], seed: int, case: int, style: str) -> dict[str,
     }
     return Compose(
         [
-            LabelsToRegionsd("label"),
+            LabelsToRegionsd("label", "brats2018"),
             NormalizeIntensityd("image", nonzero=True, channel_wise=True),
             CropForegroundd(["image", "label"], source_key="label", margin=MARGIN, k_divisible=16),
         ]

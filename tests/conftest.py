@@ -1,11 +1,18 @@
 """Fixtures that every room of the tests shares."""
 
+import locale
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+# A deadline measures what else the machine does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +29,11 @@ def real_case_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("the real case is not beside this checkout")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_locale() -> Iterator[None]:
+    """Restores the locale: itk, with which some tests write DICOM files, sets that of the whole process to "C"."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)

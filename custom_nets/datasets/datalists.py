@@ -17,7 +17,7 @@ from custom_nets.datasets.layouts import FoundCase
 from custom_nets.datasets.oddities import IdentityAffines, check_identity_option, settle_identity_affines
 from custom_nets.datasets.record import Record, get_record
 from custom_nets.datasets.splits import Section, apply_split, split_section
-from custom_nets.datasets.validation import Item, check_case, check_datalist, raise_faults
+from custom_nets.datasets.validation import Check, Item, check_case, check_datalist, fault_of, raise_faults
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.nifti import where
 
@@ -147,13 +147,25 @@ def cases_to_infer(
         items = in_order(apply_split(items, split_file, (section,))[section])
     if record is not None:
         save_case_record(record, items)
-    good, faults = check_datalist(items, _check(modalities, missing_modalities))
+    check = _check(modalities, missing_modalities)
+    good, faults = check_datalist(map(partial(_without_faulty_label, check=check), items), check)
     if not good:
         raise_faults(faults or [f"{dataset_dir}: no case in section '{section}' of {split_file}"], len(items))
     for fault in faults:
         logger.error("left out: %s", fault)
     _warn_of_absent(good, modalities)
     return CaseList(settle_identity_affines(good, identity_affines, report=True), faults)
+
+
+def _without_faulty_label(item: Item, check: Check) -> Item:
+    """Returns an item without its label where that alone is at fault, with a warning: inference does not need one."""
+    if "label" not in item:
+        return item
+    fault, bare = fault_of(item, check), {key: value for key, value in item.items() if key != "label"}
+    if fault is None or fault_of(bare, check) is not None:
+        return item
+    logger.warning("label not used: %s", fault)
+    return bare
 
 
 class CaseList(list[Item]):
@@ -302,7 +314,8 @@ def _image(
 
 
 def _require_labels(items: Sequence[Item], dataset_dir: str | os.PathLike) -> None:
-    unlabelled = [item["case"] for item in items if "label" not in item]
+    # The check of a case without any file says more.
+    unlabelled = [item["case"] for item in items if "label" not in item and _first_file(item)]
     if unlabelled:
         msg = (
             f"{dataset_dir}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
@@ -320,7 +333,7 @@ def _with_unique_cases(items: Sequence[Item]) -> list[Item]:
     """
     count = Counter(item["case"] for item in items)
     for item in items:
-        if count[item["case"]] > 1 and not isinstance(item["image"], str):
+        if count[item["case"]] > 1 and not isinstance(item["image"], str) and _first_file(item):
             item["case"] = Path(_first_file(item)).parent.name
     seen: dict[str, Item] = {}
     for item in items:

@@ -184,7 +184,8 @@ def _case_folders(folders: Folders) -> list[Recognised]:
         for case in layouts.case_folders(record, folders):
             fitting[_place(case)].append((record, case))
     by_records: dict[tuple[Record, ...], list[list[tuple[Record, FoundCase]]]] = defaultdict(list)
-    for options in _without_overlap(fitting):
+    for readings in _without_overlap(fitting):
+        options = [(record, case) for record, case in readings if case.files] or readings
         known = [(record, case) for record, case in options if record.knows(case.case)]
         others = [(record, case) for record, case in options if record.others]
         best = known or _fullest(others)
@@ -205,7 +206,7 @@ def _is_bids(folder: Path) -> bool:
 
 
 def _place(case: FoundCase) -> tuple[str, ...]:
-    return (str(case.files[0].parent), case.case)
+    return (str(case.files[0].parent if case.files else case.place), case.case)
 
 
 def _without_overlap(

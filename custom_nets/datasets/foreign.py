@@ -73,6 +73,9 @@ def dataset_json_record(content: Mapping[str, Any], path: Path) -> Record:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         msg = f"{path}: not a readable dataset.json ({error}); download or unpack the data set again"
         raise InputError(msg) from error
+    if not channels:
+        msg = f"{path}: names no channels; expected 'modality' or 'channel_names', such as {{\"0\": \"CT\"}}: add them"
+        raise InputError(msg)
     return Record(
         name=str(path),
         title=str(content.get("name") or path.parent.name),

@@ -38,12 +38,14 @@ class FoundCase(NamedTuple):
         image: one file or DICOM folder, or the files of each channel.
         label: label files; more than one is a fault.
         channels: names of the channels, where the data set tells them and not the ends of file names.
+        place: its folder, of a case without files.
     """
 
     case: str
     image: Path | dict[str, list[Path]]
     label: list[Path]
     channels: tuple[str, ...] = ()
+    place: Path | None = None
 
     @property
     def files(self) -> list[Path]:
@@ -53,7 +55,9 @@ class FoundCase(NamedTuple):
 
 
 def search_folders(root: Path, max_depth: int = MAX_DEPTH) -> Folders:
-    """Returns the NIfTI files of each folder; of a file there packed and unpacked, the packed one.
+    """Returns the NIfTI files of each folder, once where links lead to it again.
+
+    Of a file there packed and unpacked, the packed one.
 
     Raises:
         InputError: when there is no such folder.
@@ -63,10 +67,17 @@ def search_folders(root: Path, max_depth: int = MAX_DEPTH) -> Folders:
         msg = f"{root}: there is no such folder; {above} exists and holds {listing(above)}; check dataset_dir"
         raise InputError(msg)
     folders: Folders = {}
+    seen: set[str] = set()
     for place, below, names in os.walk(root, followlinks=True):
         folder = Path(place)
         depth = len(folder.relative_to(root).parts)
         below[:] = sorted(n for n in below if n not in SKIPPED and n[0] != ".") if depth < max_depth else []
+        below.sort(key=lambda name: (folder / name).is_symlink())
+        real = os.path.realpath(place)
+        if real in seen:  # by a link, a case would be there twice
+            below.clear()
+            continue
+        seen.add(real)
         if names:
             folders[folder] = nifti_files(folder / name for name in names)
     return folders
@@ -122,7 +133,7 @@ def case_folders(record: Record, folders: Folders) -> list[FoundCase]:
                 if mine:
                     break
             found.append(FoundCase(name, dict(image), mine))
-    return found
+    return [*found, *_without_files(record, found)]
 
 
 def decathlon(record: Record, folders: Folders) -> list[FoundCase]:
@@ -205,7 +216,7 @@ def dicom(record: Record, folders: Folders) -> list[FoundCase]:
     every = [folder for folder in folders if is_dicom_folder(folder)]
     series = [folder for folder in every if holds_ct(folder)] if len(every) > 1 else every
     if 0 < len(series) < len(every):
-        logger.info("takes %d DICOM folders with CT, passes over %d others", len(series), len(every) - len(series))
+        logger.warning("takes %d DICOM folders with CT, passes over %d others", len(series), len(every) - len(series))
     series = series or every  # the check of each case says what it is instead
     studies: dict[str, list[str]] = defaultdict(list)
     for folder in series if len(series) > 1 else []:
@@ -267,6 +278,18 @@ def _by_case(images: Sequence[Path], record: Record) -> dict[str, list[Path]]:
         most = max(groups, key=lambda case: len(groups[case]))
         return {most: list(images)}  # its check names the file that is of another case
     return dict(groups)
+
+
+def _without_files(record: Record, found: Sequence[FoundCase]) -> list[FoundCase]:
+    """Returns folders beside those of cases, named as cases of the record, in which no image lies: lost cases."""
+    holding = {above for case in found for file in case.files for above in file.parents}
+    beside = {file.parent.parent for case in found for file in case.files}
+    return [
+        FoundCase(folder.name, {}, [], place=folder)
+        for above in sorted(beside)
+        for folder in sorted(above.iterdir())
+        if folder not in holding and record.knows(folder.name) and folder.is_dir()
+    ]
 
 
 def _image_folders(folders: Folders) -> list[tuple[Path, list[Path]]]:

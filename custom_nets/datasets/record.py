@@ -193,11 +193,13 @@ class Record:
         return self.labels
 
 
+@lru_cache(maxsize=1)
 def record_names() -> tuple[str, ...]:
     """Returns the names of the records that come with the package, sorted."""
     return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
 
 
+@lru_cache(maxsize=1)
 def shipped_records() -> tuple[Record, ...]:
     """Returns the records that come with the package, sorted by name."""
     return tuple(get_record(name) for name in record_names())
@@ -293,7 +295,9 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             labels=_labels(content.get("labels"), content.get("regions")),
             layouts=_texts(content["layouts"]),
             label_ends=_texts(content.get("label_ends", ())),
-            pairs=tuple((str(pair["image"]), str(pair["label"])) for pair in content.get("pairs", ())),
+            pairs=tuple(
+                (_name_of_pair(pair["image"]), _name_of_pair(pair["label"])) for pair in content.get("pairs", ())
+            ),
             cases=_pattern(content.get("cases", "")),
             others=bool(content.get("others", False)),
             unlabelled=_pattern(content.get("unlabelled", "")),
@@ -308,6 +312,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
         )
     except (TypeError, ValueError, KeyError, AttributeError, re.error) as error:
         reason = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else error
+        reason = f"{error.pattern!r} is no regular expression ({error})" if isinstance(error, re.error) else reason
         msg = f"{place}: {reason}; correct the record"
         raise InputError(msg) from error
     _check_layouts(record, place)
@@ -335,6 +340,23 @@ def _pattern(value: Any) -> str:
     return patterns[0] if len(patterns) == 1 else "|".join(f"(?:{pattern})" for pattern in patterns)
 
 
+def _name_of_pair(value: Any) -> str:
+    """Returns a regular expression whose group `id` joins image and label."""
+    pattern = str(value)
+    if "id" not in re.compile(pattern).groupindex:
+        msg = f"pairs: '{pattern}' has no group (?P<id>...), which joins image and label"
+        raise ValueError(msg)
+    return pattern
+
+
+def _number(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        msg = f"label number '{value}' is no whole number"
+        raise ValueError(msg) from error
+
+
 def _triple(value: Any, kind: type) -> Any:
     if value is None:
         return None
@@ -355,7 +377,7 @@ def _channels(value: Any) -> Iterator[Channel]:
 def _labels(names: Any, regions: Any) -> Labels | None:
     if not names:
         return None
-    numbers = {int(number): str(name) for number, name in names.items() if int(number) != 0}
+    numbers = {_number(number): str(name) for number, name in names.items() if _number(number) != 0}
     table = regions or {name: [number] for number, name in numbers.items()}
     return Labels(tuple(sorted(numbers.items())), tuple(_regions(table, numbers)))
 
@@ -379,7 +401,7 @@ def _regions(table: Mapping[str, Any], names: Mapping[int, str]) -> list[Region]
 
 def _numbers(entry: Any) -> tuple[int, ...]:
     listed = entry["numbers"] if isinstance(entry, Mapping) else entry
-    return (int(listed),) if isinstance(listed, int) else tuple(int(number) for number in listed)
+    return tuple(_number(number) for number in (listed if isinstance(listed, list | tuple) else [listed]))
 
 
 def _challenge(entry: Mapping[str, Any]) -> Challenge:

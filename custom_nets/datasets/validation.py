@@ -12,7 +12,7 @@ from typing import Any
 
 from custom_nets.datasets.names import case_of_files, record_of_files, role_of, roles, split_end
 from custom_nets.datasets.record import Record, get_record
-from custom_nets.errors import MAX_NAMED, InputError
+from custom_nets.errors import MAX_NAMED, InputError, describe
 from custom_nets.io.nifti import VolumeHeader, check_channel_order, check_same_grid, read_header, stem, where
 
 Item = dict[str, Any]
@@ -25,19 +25,22 @@ DO_WITHOUT = "a model trained with modality_dropout can do without"
 """What messages about an absent modality add to their advice."""
 
 
-def check_datalist(items: Iterable[Item], check: Check | None = None) -> tuple[list[Item], list[str]]:
+def check_datalist(
+    items: Iterable[Item], check: Check | None = None, max_workers: int = 8
+) -> tuple[list[Item], list[str]]:
     """Checks files and headers of every case, so that a caller may go on with the good ones.
 
     Args:
         items: as `datalist` gives them.
         check: of one case; None takes `check_case` with the channels that each item names.
+        max_workers: cases checked at once.
 
     Returns:
         The good items, in their order, and one line for each of the others.
     """
     items = list(items)
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        faults = list(pool.map(partial(_fault, check=check or check_case), items))
+    with ThreadPoolExecutor(max_workers) as pool:
+        faults = list(pool.map(partial(fault_of, check=check or check_case), items))
     good = [item for item, fault in zip(items, faults, strict=True) if fault is None]
     return good, [fault for fault in faults if fault is not None]
 
@@ -79,7 +82,7 @@ def check_case(
     single = isinstance(image, str | os.PathLike)
     entries = [image] if single else list(image)
     files = [str(file) for file in entries if file is not None]
-    names = list(modalities or _own_channels(item))
+    names = list(modalities or own_channels(item))
     if not files:
         case = item.get("case", "without a name")
         msg = f"case {case}: no image file is there; expected one each of {', '.join(names)}; give the files"
@@ -92,10 +95,12 @@ def check_case(
         )
         raise InputError(msg)
     if single:
-        headers = [_read_single(files[0], case, names, _own_channels(item))]
+        headers = [_read_single(files[0], case, names, own_channels(item))]
     else:
         _check_modalities(case, entries, names, missing_modalities, item)
         headers = [_read_3d(file, case) for file in files]
+        if label is not None and not item.get("channels"):
+            _check_label_name(case, files, label, item)
     if label is not None:
         headers.append(_read_3d(label, case, "a label map has one number a voxel, give the case's own"))
     check_same_grid(case, headers)
@@ -118,18 +123,21 @@ def read_image_header(image: str | os.PathLike, case: str) -> VolumeHeader:
     return read_dicom_header(image, case)
 
 
-def _own_channels(item: Mapping[str, Any]) -> tuple[str, ...]:
+def own_channels(item: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the channels that an item's file has: those that the item names, else those of its data set."""
     if item.get("channels"):
         return tuple(str(item["channels"]).split(","))
     return get_record(item["dataset"]).channel_names if item.get("dataset") else ()
 
 
-def _fault(item: Item, check: Check) -> str | None:
+def fault_of(item: Item, check: Check) -> str | None:
+    """Returns what is wrong with a case, in one line; None when nothing is."""
     try:
         check(item)
     except InputError as error:
         return str(error)
+    except Exception as error:  # whatever is wrong with one case, the others are checked
+        return f"case {item.get('case')}: {describe(error)}"
     return None
 
 
@@ -152,11 +160,12 @@ def _read_single(file: str, case: str, modalities: Sequence[str], own: Sequence[
     header = read_image_header(file, case)
     shape, expected = header.shape, own or modalities
     place = where(case, file)
-    if len(expected) <= 1:
+    if not expected:  # of an unknown data set
+        return header
+    if len(expected) == 1:
         if len(shape) == 3:
             return header
-        channel = f"{expected[0]} alone" if expected else "one channel"
-        msg = f"{place}: shape {shape}, expected a 3D volume (x, y, z): {channel}; give one 3D file"
+        msg = f"{place}: shape {shape}, expected a 3D volume (x, y, z): {expected[0]} alone; give one 3D file"
         raise InputError(msg)
     if shape[3:] != (len(expected),):
         got = "one channel" if len(shape) == 3 else f"{' x '.join(str(size) for size in shape[3:])} channels"
@@ -221,6 +230,21 @@ def _check_one_case(case: str, files: Sequence[str], record: Record | None) -> N
         msg = (
             f"{where(case, stranger)}: is of the case {names[stranger] or 'without a name'}, the other files are of "
             f"{usual}; keep the files of one case in its folder"
+        )
+        raise InputError(msg)
+
+
+def _check_label_name(case: str, files: Sequence[str], label: str, item: Mapping[str, Any]) -> None:
+    """Checks that a label, where its name tells a case of the data set, is of the case of the images."""
+    record = get_record(item["dataset"]) if item.get("dataset") else record_of_files(files)
+    if record is None:
+        return
+    owner = split_end(stem(label), roles(record))[0]
+    image_owner = split_end(stem(files[0]), roles(record))[0]
+    if record.knows(owner) and owner != image_owner:  # BraTS 2020 has one of another name
+        msg = (
+            f"{where(case, label)}: is the label of the case {owner}, the images are of {image_owner}; "
+            "keep the files of one case in its folder"
         )
         raise InputError(msg)
 

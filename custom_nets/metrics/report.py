@@ -152,7 +152,7 @@ class SaveCaseMetrics:
     def __init__(
         self,
         output_dir: str | os.PathLike,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
+        regions: Sequence[str],
         metrics: Mapping[str, str] | Sequence[str] | None = None,
         pred_key: str = "pred",
         label_key: str = "label",

@@ -73,25 +73,31 @@ def check(
     dataset: str | None = None,
     modalities: tuple[str, ...] | None = None,
     missing_modalities: bool = False,
+    voxels: bool = True,
 ) -> None:
-    """Tells what is recognised in a folder of cases, why, and lists every fault; reads headers only.
+    """Tells what is recognised in a folder of cases, why, and lists every fault.
 
     Args:
         directory: as `dataset_dir` of the bundles.
         dataset: name or file of the record of the data set; default: it is recognised.
         modalities: channels that a model sees, such as FLAIR,T1,T1ce,T2; default: those of the data set.
         missing_modalities: whether a case may lack modalities, for a model trained with modality_dropout.
+        voxels: whether to read all voxels too, about a second a case; without, headers alone.
     """
     from functools import partial
 
     from custom_nets.datasets import check_case, check_datalist, describe_cases, recognise
     from custom_nets.datasets.datalists import items_of
+    from custom_nets.tools.case_checks import check_voxels_of_case
 
     found = recognise(directory, dataset, modalities)
     items = items_of(found, modalities, missing_modalities)
-    good, faults = check_datalist(
-        items, partial(check_case, modalities=modalities, missing_modalities=missing_modalities)
+    record = found[0].record if len(found) == 1 else None
+    names = modalities or (record.channel_names if record else None)
+    check_one = partial(
+        check_voxels_of_case if voxels else check_case, modalities=names, missing_modalities=missing_modalities
     )
+    good, faults = check_datalist(items, check_one, max_workers=2 if voxels else 8)  # scans of CT may be large
     for entry in found:
         name = f"{entry.record.title} ({entry.record.name})" if entry.record else "of an unknown data set"
         print(f"{len(entry.cases)} cases: {name}; recognised by: {entry.reason}")
@@ -104,8 +110,11 @@ def check(
     print(f"{len(items)} cases, {len(good)} without fault ({labelled} with a label)")
     for note in describe_cases(good):
         print(note)
+    for fault in faults:
+        print(f"fault: {fault}")
     if faults:
-        raise InputError("\n".join([f"{len(faults)} cases cannot be used:", *faults]))
+        msg = f"{len(faults)} of {len(items)} cases cannot be used, each with a line above; mend them, or take them out"
+        raise InputError(msg)
 
 
 def stack(case: str, output: str, dataset: str | None = None, modalities: tuple[str, ...] | None = None) -> None:
@@ -167,7 +176,13 @@ def submission(results: str, output: str, *, release: int, dataset_dir: str | No
     """
     from custom_nets.tools.submission import write_submission
 
-    number = write_submission(results, output, release, dataset_dir)
+    try:
+        number = write_submission(results, output, release, dataset_dir)
+    except InputError as error:
+        summary, *faults = str(error).splitlines()
+        for fault in faults:
+            print(f"fault: {fault}")
+        raise InputError(summary.removesuffix(":")) from None
     print(f"wrote {output}: {number} cases, no fault found")
 
 

@@ -3,10 +3,17 @@
 from custom_nets.transforms.intensity.bias_field import CorrectBiasField, CorrectBiasFieldd
 from custom_nets.transforms.intensity.foreground import is_foreground
 from custom_nets.transforms.intensity.hounsfield import WindowHounsfield, WindowHounsfieldd, to_intensities
-from custom_nets.transforms.intensity.noise import RandGaussianNoised
+from custom_nets.transforms.intensity.noise import RandGaussianNoise, RandGaussianNoised
 from custom_nets.transforms.intensity.normalization import NormalizeNonzero, NormalizeNonzerod
 from custom_nets.transforms.loading import CheckCased, DropMissingd, LoadCased, ReloadCased
-from custom_nets.transforms.points import AuxiliaryTargetd, BorderMap, BorderMapd, SamplePoints, SamplePointsd
+from custom_nets.transforms.points import (
+    AuxiliaryTarget,
+    AuxiliaryTargetd,
+    BorderMap,
+    BorderMapd,
+    SamplePoints,
+    SamplePointsd,
+)
 from custom_nets.transforms.postprocessing import (
     DropSmallRegion,
     DropSmallRegiond,
@@ -24,8 +31,8 @@ from custom_nets.transforms.regions import (
     RegionsToLabelsd,
 )
 from custom_nets.transforms.saving.case_files import case_name
-from custom_nets.transforms.saving.meshes import SaveRegionMeshesd, region_mesh
-from custom_nets.transforms.saving.overlay import SaveOverlayd
+from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd, region_mesh
+from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
@@ -33,6 +40,7 @@ from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
 __all__ = [
+    "AuxiliaryTarget",
     "AuxiliaryTargetd",
     "BorderMap",
     "BorderMapd",
@@ -49,10 +57,13 @@ __all__ = [
     "LabelsToRegions",
     "LabelsToRegionsd",
     "LoadCased",
+    "MeshSettings",
     "NestRegions",
     "NestRegionsd",
     "NormalizeNonzero",
     "NormalizeNonzerod",
+    "OverlaySettings",
+    "RandGaussianNoise",
     "RandGaussianNoised",
     "RegionVolumesd",
     "RegionsToLabels",

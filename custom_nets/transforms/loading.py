@@ -5,45 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
-from monai.config import KeysCollection, PathLike
-from monai.data import MetaTensor, NibabelReader
+from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.data.image_reader import ImageReader
-from monai.transforms import EnsureChannelFirst, MapTransform
-from monai.transforms.io.array import switch_endianness
-from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys, ensure_tuple
+from monai.transforms import MapTransform
+from monai.utils import MetaKeys, ensure_tuple
 
 from custom_nets.datasets.names import case_of_files
 from custom_nets.errors import InputError
-from custom_nets.io.dicom import is_dicom_folder, read_dicom
-from custom_nets.io.nifti import (
-    AFFINE_TOLERANCE,
-    VolumeHeader,
-    check_channel_order,
-    check_same_grid,
-    read_header,
-    read_voxels,
-    where,
-)
+from custom_nets.io.nifti import AFFINE_TOLERANCE, check_channel_order, where
+from custom_nets.io.readers import CHANNELS_KEY, ORIENTATION_KEY, read_volume, reader_of
 from custom_nets.transforms.voxel_checks import check_voxels
 
 FILES_KEY = "case_files"
 """Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
-
-FORMS_KEY = "nifti_forms"
-"""Where `LoadCased` writes what the header says of the place of the voxels, see `VolumeHeader`."""
-
-ORIENTATION_KEY = "orientation"
-"""Where `LoadCased` writes from what the affine is known, see `VolumeHeader`."""
-
-CHANNELS_KEY = "described_channels"
-"""Where `LoadCased` writes the channels that a file names itself, separated by commas."""
 
 MODALITIES_KEY = "modalities"
 """Where `LoadCased` writes the channels that it took of a file, separated by commas, where they are not the file's."""
@@ -52,82 +32,6 @@ WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
 
 _PART = 1 << 22
-
-
-class _CaseReader(NibabelReader):
-    """Reads the files of one image; its errors name case and file.
-
-    One reader serves one call: MONAI's readers keep the file names of the last call, so that threads mix them up.
-    """
-
-    def __init__(self, case: str, label: bool = False) -> None:
-        super().__init__(squeeze_non_spatial_dims=True)
-        self.case = case
-        self.label = label
-        self.headers: list[VolumeHeader] = []
-        self.channel: np.ndarray | None = None
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        # Not MONAI's own `read`: where voxel sizes are rounded it makes another affine.
-        self.filenames = ensure_tuple(data)
-        self.headers = [read_header(name, self.case) for name in self.filenames]
-        check_same_grid(self.case, self.headers)
-        images = [nib.load(name, **kwargs) for name in self.filenames]
-        return images if len(images) > 1 else images[0]
-
-    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        first, shapes = self.headers[0], {header.shape for header in self.headers}
-        place = {FORMS_KEY: first.forms, ORIENTATION_KEY: first.orientation}
-        if len(self.headers) == 1 or len(shapes) > 1 or len(first.shape) != 3:
-            voxels, meta = super().get_data(img)
-            return voxels, {**meta, **place, CHANNELS_KEY: ", ".join(first.channels)}
-        # One 3D file a channel: unpacked beside each other, each to its place, so that nothing has to be stacked.
-        files = self.filenames
-        channels = np.empty((len(files), *first.shape), dtype=np.float32)
-        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
-            list(pool.map(lambda file, channel: read_voxels(file, self.case, out=channel), files, channels))
-        self.filenames, self.channel = files[:1], channels[0]
-        _, meta = super().get_data(img[0])
-        self.filenames, self.channel = files, None
-        return channels, {**meta, **place, MetaKeys.ORIGINAL_CHANNEL_DIM: 0, CHANNELS_KEY: ""}
-
-    def _get_affine(self, img: Any) -> np.ndarray:
-        # In millimetres, and the first file's: `read` allows rounding between files, MONAI's own comparison does not.
-        return self.headers[0].affine.copy()
-
-    def _get_array_data(self, img: Any, filename: str) -> np.ndarray:
-        if self.channel is not None:
-            return self.channel
-        scaled = (img.dataobj.slope, img.dataobj.inter) != (1, 0)
-        whole = self.label and not scaled and np.can_cast(img.dataobj.dtype, np.int16)
-        return read_voxels(filename, self.case, np.int16 if whole else np.float32)
-
-
-class _DicomReader(ImageReader):
-    """Reads one DICOM series folder of CT into what `NibabelReader` makes of the same volume as NIfTI.
-
-    MONAI's `ITKReader` takes one of several series, and bridges a gap between slices, without an error.
-    """
-
-    def __init__(self, case: str) -> None:
-        self.case = case
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        return is_dicom_folder(ensure_tuple(filename)[0])
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[VolumeHeader, np.ndarray]:
-        return read_dicom(ensure_tuple(data)[0], self.case)
-
-    def get_data(self, img: tuple[VolumeHeader, np.ndarray]) -> tuple[np.ndarray, dict]:
-        header, voxels = img
-        return voxels, {
-            MetaKeys.AFFINE: header.affine,
-            MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
-            MetaKeys.SPATIAL_SHAPE: np.array(header.shape),
-            MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan"),
-            ORIENTATION_KEY: header.orientation,
-        }
 
 
 class LoadCased(MapTransform):
@@ -181,7 +85,7 @@ class LoadCased(MapTransform):
             item.setdefault("case", _case_of(files))
             case = str(item["case"])
             is_label = key in self.label_keys
-            volume = _load(files, reader or _reader(files, case, is_label))
+            volume = read_volume(files, reader or reader_of(files, case, is_label))
             if len(files) < len(names):
                 volume = _with_absent(volume, names, where(case, files[0]))
             volume = _whole_numbers(volume, where(case, files[0])) if is_label else volume.to(torch.float32)
@@ -193,32 +97,9 @@ class LoadCased(MapTransform):
         return item
 
 
-def _load(files: Sequence[str], reader: ImageReader) -> torch.Tensor:
-    """Returns what MONAI's `LoadImage` would, channels first, in the reader's own type.
-
-    That one makes a reader of every sort first, and those of DICOM warn of decoders that nobody asked for.
-    """
-    names = [os.path.expanduser(file) for file in files]
-    voxels, meta = reader.get_data(reader.read(names))
-    meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: names[0]}
-    return EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(voxels, meta))
-
-
 def _case_of(files: Sequence[str]) -> str:
     """Returns the case that files, or one folder, belong to."""
     return Path(os.path.abspath(files[0])).name if Path(files[0]).is_dir() else case_of_files(files)
-
-
-def _reader(files: Sequence[str], case: str, is_label: bool) -> ImageReader:
-    """Returns what reads the files of one image, or the folder of one CT series."""
-    folders = [file for file in files if Path(file).expanduser().is_dir()]
-    if not folders:
-        return _CaseReader(case, is_label)
-    if is_label or len(files) > 1:
-        wanted = "a label map is one NIfTI file" if is_label else "a DICOM series is the only channel of its image"
-        msg = f"case {case}, folder {folders[0]}: found a folder, but {wanted}; give files"
-        raise InputError(msg)
-    return _DicomReader(case)
 
 
 def _with_absent(volume: torch.Tensor, names: Sequence[str | None], place: str) -> torch.Tensor:
@@ -293,26 +174,45 @@ def files_of(volume: Any) -> list[str | None]:
     return [str(source)] if source else []
 
 
+def check_modalities(names: Sequence[str], modalities: Sequence[str]) -> None:
+    """Checks that every name is that of a channel.
+
+    Raises:
+        InputError: when one is not.
+    """
+    unknown = [name for name in names if name not in modalities]
+    if unknown:
+        msg = f"modality '{unknown[0]}' is unknown; expected any of {', '.join(modalities) or 'none'}"
+        raise InputError(msg)
+
+
 class ReloadCased(MapTransform):
     """Reads the files of an image again, as they were before preprocessing (for pictures, at no cost until then).
 
     Args:
         keys: images that `LoadCased` read.
         names: where the untouched images go, one a key.
+        modalities: name of each channel of the images.
+        needed: those of them that are needed; where each channel has a file of its own, the others are left 0. None:
+            all.
         allow_missing_keys: whether an item may lack a key.
-        channels: those that are needed; where each channel has a file of its own, the others are left 0. None: all.
+
+    Raises: InputError when one of `needed` is no modality.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         names: KeysCollection,
+        modalities: Sequence[str] = (),
+        needed: Sequence[str] | None = None,
         allow_missing_keys: bool = False,
-        channels: Sequence[int] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        check_modalities(needed or (), modalities)
         self.names = ensure_tuple(names)
-        self.channels = channels
+        self.modalities = tuple(modalities)
+        self.needed = None if needed is None else tuple(needed)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Adds the images as they are on the disk.
@@ -326,8 +226,10 @@ class ReloadCased(MapTransform):
             if not files:
                 msg = f"item '{key}' does not know the files that it was read from; read it with LoadCased"
                 raise InputError(msg)
-            needed = [file if self.channels is None or c in self.channels else None for c, file in enumerate(files)]
-            files = needed if any(needed) else files
+            if self.needed is not None and len(files) == len(self.modalities):
+                pairs = zip(self.modalities, files, strict=True)
+                needed = [file if channel in self.needed else None for channel, file in pairs]
+                files = needed if any(needed) else files
             source = files if len(files) > 1 else files[0]
             taken = getattr(item[key], "meta", {}).get(MODALITIES_KEY)
             load = LoadCased(str(name), label_keys=(), modalities=str(taken).split(",") if taken else None)

@@ -200,39 +200,27 @@ class SamplePointsd(Randomizable, MapTransform):
         return item
 
 
-class AuxiliaryTargetd(MapTransform):
-    """Max-pools regions `[R, H, W, D]` for the auxiliary segmentation: `auxiliary_target` `[R, h, w, d]`.
+class AuxiliaryTarget(Transform):
+    """Max-pools regions `[R, H, W, D]` for the auxiliary segmentation: float32 `[R, h, w, d]`.
 
     `OccupancyLoss` pools it further to the grid of the network's auxiliary logits.
 
     Args:
-        keys: the dense regions.
         size: the target's grid; None: as `cell` makes it.
         cell: voxels a side that become one of the target, for images of varying size.
-        allow_missing_keys: whether an item may lack the regions.
 
-    Raises: ValueError unless just one of `size` and `cell` is given.
+    Raises: InputError unless just one of `size` and `cell` is given.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = "label",
-        size: Sequence[int] | None = None,
-        allow_missing_keys: bool = False,
-        cell: int | None = None,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
+    def __init__(self, size: Sequence[int] | None = None, cell: int | None = None) -> None:
         if (size is None) == (cell is None):
             msg = f"give either size or cell, got size={size} and cell={cell}"
             raise InputError(msg)
         self.size = None if size is None else tuple(size)
         self.cell = cell
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        item = dict(data)
-        for key in self.key_iterator(item):
-            item["auxiliary_target"] = self._pool(convert_to_tensor(item[key], track_meta=False)).float()
-        return item
+    def __call__(self, regions: NdarrayOrTensor) -> torch.Tensor:
+        return self._pool(convert_to_tensor(regions, track_meta=False)).float()
 
     def _pool(self, regions: torch.Tensor) -> torch.Tensor:
         sides = regions.shape[1:]
@@ -244,6 +232,33 @@ class AuxiliaryTargetd(MapTransform):
         if self.size is None:
             return torch.nn.functional.max_pool3d(regions.float(), cells, ceil_mode=True)
         return torch.nn.functional.adaptive_max_pool3d(regions.float(), self.size)
+
+
+class AuxiliaryTargetd(MapTransform):
+    """Dictionary form of `AuxiliaryTarget`; writes `auxiliary_target`.
+
+    Args:
+        keys: the dense regions.
+        size: see `AuxiliaryTarget`.
+        cell: likewise.
+        allow_missing_keys: whether an item may lack the regions.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "label",
+        size: Sequence[int] | None = None,
+        allow_missing_keys: bool = False,
+        cell: int | None = None,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.pool = AuxiliaryTarget(size, cell)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item["auxiliary_target"] = self.pool(item[key])
+        return item
 
 
 def _largest_of_cells(regions: torch.Tensor, cells: Sequence[int]) -> torch.Tensor:

@@ -69,8 +69,8 @@ class FillRegionHoles(Transform):
 
     def __init__(
         self,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
-        fill: Sequence[str] | str = ("WT", "TC"),
+        regions: Sequence[str],
+        fill: Sequence[str] | str,
         threshold: float = 0.5,
         in_place: bool = False,
     ) -> None:
@@ -105,8 +105,8 @@ class FillRegionHolesd(_Cleand):
     def __init__(
         self,
         keys: KeysCollection,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
-        fill: Sequence[str] | str = ("WT", "TC"),
+        regions: Sequence[str],
+        fill: Sequence[str] | str,
         threshold: float = 0.5,
         allow_missing_keys: bool = False,
         in_place: bool = False,
@@ -134,8 +134,8 @@ class DropSmallRegion(Transform):
 
     def __init__(
         self,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
-        region: str = "ET",
+        regions: Sequence[str],
+        region: str,
         min_ml: float = 0.5,
         threshold: float = 0.5,
     ) -> None:
@@ -173,8 +173,8 @@ class DropSmallRegiond(_Cleand):
     def __init__(
         self,
         keys: KeysCollection,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
-        region: str = "ET",
+        regions: Sequence[str],
+        region: str,
         min_ml: float = 0.5,
         threshold: float = 0.5,
         allow_missing_keys: bool = False,
@@ -202,8 +202,8 @@ class KeepLargestRegion(Transform):
 
     def __init__(
         self,
-        regions: Sequence[str] = ("liver", "tumour"),
-        region: str = "liver",
+        regions: Sequence[str],
+        region: str,
         threshold: float = 0.5,
         in_place: bool = False,
     ) -> None:
@@ -239,8 +239,8 @@ class KeepLargestRegiond(_Cleand):
     def __init__(
         self,
         keys: KeysCollection,
-        regions: Sequence[str] = ("liver", "tumour"),
-        region: str = "liver",
+        regions: Sequence[str],
+        region: str,
         threshold: float = 0.5,
         allow_missing_keys: bool = False,
         in_place: bool = False,

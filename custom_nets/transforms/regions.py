@@ -256,7 +256,7 @@ class LabelsToRegionsd(_DatasetOfItem):
     def __init__(
         self,
         keys: KeysCollection,
-        dataset: str = "brats2018",
+        dataset: str,
         regions: Sequence[str] | None = None,
         dataset_key: str = "dataset",
         allow_missing_keys: bool = False,
@@ -288,7 +288,7 @@ class RegionsToLabelsd(_DatasetOfItem):
     def __init__(
         self,
         keys: KeysCollection,
-        dataset: str = "brats2018",
+        dataset: str,
         regions: Sequence[str] | None = None,
         threshold: float = 0.5,
         dataset_key: str = "dataset",

@@ -134,7 +134,7 @@ def _brain_notes(channel: torch.Tensor, least: float, most: float, voxel_millili
     zeros = 1 - int(torch.count_nonzero(channel)) / channel.numel()
     sample = _sample(channel)
     inside = np.abs(sample[sample != 0])
-    usual = float(np.percentile(inside, 99.9)) if len(inside) else 0.0
+    usual = float(np.percentile(inside, 99.9, method="lower")) if len(inside) else 0.0  # never the largest itself
     if max(-least, most) > OUTLIER * usual > 0:
         beyond = _share(channel.abs() > OUTLIER * usual)
         yield (

@@ -1,8 +1,11 @@
 """What holds for the configs of every bundle, whatever its task."""
 
+import dataclasses
+import inspect
 import itertools
 import json
 import re
+from pydoc import locate
 
 import pytest
 
@@ -12,6 +15,8 @@ from tests.bundles.bundle import Bundle
 BUNDLES = {name: Bundle(name) for name in ("nvnet_brats", "ossnet_brats", "ossnet_lits")}
 MAIN = (("train",), ("train", "evaluate"), ("inference",))
 OWN_OF_ONE = {"metadata", "inference_trt", "multi_gpu_train", "multi_gpu_evaluate", "multi_gpu_inference"}
+MOST_PARAMETERS = 8
+FORMER_NAMES = {"reduction"}  # still taken for one release
 RUN_BY_MONAI = {"imports", "initialize", "finalize", "run", "training", "evaluating", "inferring"}
 every_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES)
 
@@ -25,11 +30,33 @@ def overrides(bundle: Bundle) -> set[str]:
     return names(bundle) - {"train", "evaluate", "inference"} - OWN_OF_ONE
 
 
+def targets(config) -> set[str]:
+    """Names of all that a config has made."""
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    own = {config["_target_"]} if isinstance(config, dict) and "_target_" in config else set()
+    return own.union(*map(targets, parts))
+
+
 def agree(first, second) -> bool:
     """Whether two components are the same in all that both have."""
     if isinstance(first, dict) and isinstance(second, dict):
         return all(agree(first[key], second[key]) for key in set(first) & set(second))
     return first == second
+
+
+@every_bundle
+def test_our_constructors_are_short(bundle):
+    """What takes more is a settings class; a constructor that is MONAI's own has the arguments that MONAI gave it."""
+    files = (bundle.folder / "configs").glob("*.json")
+    named = set().union(*(targets(json.loads(file.read_text())) for file in files))
+    ours = [locate(name) for name in named if name.startswith("custom_nets.")]
+    assert None not in ours
+    classes = [kind for kind in ours if inspect.isclass(kind)]
+    short = [kind for kind in classes if getattr(kind.__init__, "__module__", "monai").startswith("custom_nets.")]
+    assert len(short) > 15
+    for kind in short:
+        taken = set(inspect.signature(kind).parameters) - FORMER_NAMES
+        assert len(taken) <= MOST_PARAMETERS or dataclasses.is_dataclass(kind), f"{kind.__name__}: {sorted(taken)}"
 
 
 @every_bundle

@@ -196,7 +196,7 @@ def test_a_faulty_case_does_not_stop_the_others(trained, phantoms, tmp_path, cap
     with pytest.raises(SystemExit) as ended:
         run("inferring", "inference", **{**trained, **places}, save_meshes=False, save_overlay=False)
     assert ended.value.code == 3
-    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    folders = sorted(path.name for path in (tmp_path / "out").glob("[!.]*") if path.is_dir())
     assert folders == [f"BraTS20_Training_00{n}" for n in (2, 3, 4)]
     assert "left out: case BraTS20_Training_001" in caplog.text
 

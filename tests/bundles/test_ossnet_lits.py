@@ -52,7 +52,7 @@ def copy_case(phantoms: Path, number: int, folder: Path, **names: str) -> None:
 
 
 def results(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
 
 
 @pytest.fixture(scope="session")

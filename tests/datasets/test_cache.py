@@ -53,7 +53,7 @@ def chain(
     return [
         LoadCased(keys),
         CheckCased(keys, modalities),
-        LabelsToRegionsd("label", regions=regions),
+        LabelsToRegionsd("label", "brats2018", regions),
         Orientationd(keys, axcodes, labels=None),
         CropForegroundd(keys, "image", margin=margin, allow_smaller=allow_smaller),
         NormalizeIntensityd("image", subtrahend=subtrahend, nonzero=nonzero, channel_wise=channel_wise),

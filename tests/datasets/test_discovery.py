@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from custom_nets.datasets import datalist, recognise
+from custom_nets.datasets import check_datalist, datalist, recognise
 from custom_nets.errors import InputError
 
 NEW = ("t2f", "t1n", "t1c", "t2w")
@@ -290,3 +290,22 @@ def test_same_cases_in_three_layouts(tmp_path, write_nifti):
     assert np.array_equal(volumes[0], volumes[1])
     assert np.array_equal(volumes[0], volumes[2])
     assert np.array_equal(volumes[0][0], np.asarray(stacked.dataobj)[..., 1])
+
+
+def test_a_folder_without_images_is_a_lost_case(tmp_path, write_case):
+    for name in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        write_case(tmp_path / name, name)
+    (tmp_path / "BraTS20_Training_003").mkdir()
+    (tmp_path / "notes").mkdir()
+    good, faults = check_datalist(datalist(tmp_path, labels="optional", check=False))
+    assert len(good) == 2
+    assert [fault.split(";")[0] for fault in faults] == ["case BraTS20_Training_003: no image file is there"]
+    with pytest.raises(InputError, match="BraTS20_Training_003: no image file is there"):
+        datalist(tmp_path)
+
+
+def test_links_add_no_case(tmp_path, write_case):
+    write_case(tmp_path / "BraTS20_Training_001", "BraTS20_Training_001")
+    (tmp_path / "again").symlink_to(tmp_path / "BraTS20_Training_001", target_is_directory=True)
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert [item["case"] for item in datalist(tmp_path)] == ["BraTS20_Training_001"]

@@ -88,5 +88,5 @@ def test_other_modalities_and_regions_are_a_few_lines(tmp_path):
     parser["device"] = "cpu"
     assert parser.get_parsed_content("network_def").in_channels == 2
     assert parser.get_parsed_content("check").modalities == ("T1", "FLAIR")
-    assert parser.get_parsed_content("overlay_modalities") == ["FLAIR"]
-    assert parser.get_parsed_content("save_results#channels") == [1]
+    picture = parser.get_parsed_content("save_results#overlay")
+    assert (picture.modalities, picture.names) == (["T1", "FLAIR"], ("FLAIR",))

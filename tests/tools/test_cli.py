@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import re
 import sys
 
 import nibabel
@@ -11,7 +12,7 @@ from monai.networks.nets import SegResNet
 
 from custom_nets.metrics import write_case_metrics
 from custom_nets.networks import OSSNet
-from custom_nets.tools import cli
+from custom_nets.tools import cli, write_brain_phantoms
 from tests.conftest import REPOSITORY
 from tests.networks.ossnet.test_network import ours_to_published
 from tests.tools.conftest import copy_bundle
@@ -46,8 +47,20 @@ def test_faulty_cases_are_listed(monkeypatch, tmp_path, capsys):
     assert call(monkeypatch, "check", str(tmp_path)) == 2
     printed = capsys.readouterr()
     assert "2 cases, 1 without fault" in printed.out
-    assert "T1 missing" in printed.err
-    assert "Traceback" not in printed.err
+    assert re.search("^fault: case BraTS20_Training_001.*T1 missing", printed.out, re.MULTILINE)
+    last = printed.err.splitlines()[-1]
+    assert last == "error: 1 of 2 cases cannot be used, each with a line above; mend them, or take them out"
+
+
+def test_every_fault_is_listed(monkeypatch, tmp_path, capsys):
+    write_brain_phantoms(tmp_path, 14, (32, 32, 24), progress=False)
+    for number in range(1, 13):
+        (tmp_path / f"BraTS20_Training_{number:03}" / f"BraTS20_Training_{number:03}_t1.nii.gz").write_bytes(b"")
+    assert call(monkeypatch, "check", str(tmp_path), "--voxels", "false") == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("\nfault: case ") == 12
+    assert printed.err.startswith("error: 12 of 14 cases cannot be used")
+    assert printed.err.count("\n") == 1
 
 
 def test_a_case_is_stacked(monkeypatch, tmp_path):
@@ -99,9 +112,10 @@ def test_a_faulty_submission_is_listed(monkeypatch, tmp_path, capsys):
     (tmp_path / "results").mkdir()
     places = (str(tmp_path / "results"), str(tmp_path / "out.zip"))
     assert call(monkeypatch, "submission", *places, "--release", "2020", "--dataset_dir", str(tmp_path / "data")) == 2
-    printed = capsys.readouterr().err
-    assert all(f"BraTS20_Training_00{number}" in printed for number in (1, 2))
-    assert "Traceback" not in printed
+    printed = capsys.readouterr()
+    assert all(f"fault: case BraTS20_Training_00{number}" in printed.out for number in (1, 2))
+    last = printed.err.splitlines()[-1]
+    assert re.fullmatch(r"error: \d faults in .*out.zip is not written; mend and try again", last)
     assert not (tmp_path / "out.zip").exists()
 
 
@@ -142,7 +156,8 @@ def test_ct_phantoms_are_written_and_recognised(monkeypatch, tmp_path, capsys):
 
 
 def test_oddities_of_ct_cases_are_told(monkeypatch, tmp_path, capsys):
-    for name, values in (("volume-28", np.zeros((5, 5, 5), np.int16)), ("segmentation-28", np.zeros((5, 5, 5)))):
+    scan = np.linspace(-1000, 100, 125).reshape(5, 5, 5)
+    for name, values in (("volume-28", scan.astype(np.int16)), ("segmentation-28", np.zeros((5, 5, 5)))):
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
     assert call(monkeypatch, "check", str(tmp_path)) == 0
     printed = capsys.readouterr().out

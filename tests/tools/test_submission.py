@@ -310,7 +310,7 @@ class TestDamaged:
     def test_colours(self, small):
         kind = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
         _, faults = check_submission(small([OLD_CASES[2024]], np.zeros(SMALL, kind)), 2024)
-        assert [": stored as [('R'" in fault for fault in faults] == [True]
+        assert ["its voxels hold several numbers each (colours)" in fault for fault in faults] == [True]
 
     def test_shape_of_2024_is_that_of_the_input(self, small):
         _, faults = check_submission(small([OLD_CASES[2024]], label_map((5, 6, 8))), 2024)

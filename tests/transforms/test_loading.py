@@ -15,11 +15,12 @@ from custom_nets.datasets import datalist
 from custom_nets.errors import InputError
 from custom_nets.transforms import loading
 from custom_nets.transforms.loading import DropMissingd, LoadCased, ReloadCased, files_of
-from custom_nets.transforms.saving.overlay import SaveOverlayd
+from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 
 CheckCased = partial(loading.CheckCased, modalities=("FLAIR", "T1", "T1ce", "T2"))
 SHAPE = (6, 5, 4)
 ENDINGS = ("flair", "t1", "t1ce", "t2")
+MODALITIES = ("FLAIR", "T1", "T1ce", "T2")
 
 
 def save(path, voxels, shift=0.0):
@@ -171,7 +172,8 @@ class TestAbsentModalities:
         pytest.importorskip("matplotlib")
         item = ReloadCased("image", "original")(LoadCased("image")({"image": names}))
         item["pred"] = item["image"][:3] * 0
-        SaveOverlayd("original", output_dir=tmp_path / "out", dpi=20)(item)
+        picture = OverlaySettings(MODALITIES, dpi=20)
+        SaveOverlayd(tmp_path / "out", ("WT", "TC", "ET"), picture, "original")(item)
         assert (tmp_path / "out" / "A" / "A_overlay.png").is_file()
 
 
@@ -428,13 +430,18 @@ def test_an_image_is_read_again_as_it_was(files):
 def test_only_the_channels_that_are_needed_are_read_again(files, volumes):
     item = LoadCased("image")({"image": files, "case": "A"})
     volumes[[1, 3]] = 0
-    again = ReloadCased("image", "original", channels=(0, 2))(item)["original"]
+    again = ReloadCased("image", "original", MODALITIES, ["T1ce", "FLAIR"])(item)["original"]
     np.testing.assert_array_equal(again, volumes)
+
+
+def test_a_channel_that_is_needed_and_unknown_is_an_error():
+    with pytest.raises(InputError, match="modality 'T1gd' is unknown; expected any of FLAIR, T1, T1ce, T2"):
+        ReloadCased("image", "original", MODALITIES, ["T1gd"])
 
 
 def test_a_file_that_holds_all_channels_is_read_again_whole(tmp_path, volumes):
     item = LoadCased("image")({"image": save(tmp_path / "a.nii.gz", np.moveaxis(volumes, 0, -1))})
-    again = ReloadCased("image", "original", channels=(0, 2))(item)["original"]
+    again = ReloadCased("image", "original", MODALITIES, ["T1ce", "FLAIR"])(item)["original"]
     np.testing.assert_array_equal(again, volumes)
 
 

@@ -57,7 +57,7 @@ def flooded(mask):
 @given(depths)
 def test_what_no_walk_from_outside_reaches_is_filled(depth):
     regions = nested(depth)
-    filled = FillRegionHoles()(regions)
+    filled = FillRegionHoles(NAMES, ("WT", "TC"))(regions)
     for channel, before in zip(filled[:2], regions[:2], strict=True):
         assert np.array_equal(channel > 0, flooded(before.numpy() > 0))
 
@@ -65,7 +65,7 @@ def test_what_no_walk_from_outside_reaches_is_filled(depth):
 @settings(max_examples=50, deadline=None)
 @given(depths, fills)
 def test_filling_twice_is_filling_once(depth, fill):
-    filler = FillRegionHoles(fill=fill)
+    filler = FillRegionHoles(NAMES, fill=fill)
     once = filler(nested(depth))
     assert torch.equal(filler(once), once)
 
@@ -74,48 +74,48 @@ def test_filling_twice_is_filling_once(depth, fill):
 @given(depths, fills)
 def test_filling_removes_nothing(depth, fill):
     regions = nested(depth)
-    assert (FillRegionHoles(fill=fill)(regions) >= regions).all()
+    assert (FillRegionHoles(NAMES, fill=fill)(regions) >= regions).all()
 
 
 @settings(max_examples=50, deadline=None)
 @given(depths, fills)
 def test_nested_regions_stay_nested_whichever_are_filled(depth, fill):
-    filled = FillRegionHoles(fill=fill)(nested(depth))
+    filled = FillRegionHoles(NAMES, fill=fill)(nested(depth))
     assert (filled[:-1] >= filled[1:]).all()
 
 
 def test_the_hole_of_an_enhancing_ring_becomes_tumour_core():
     ring = shell()
-    filled = FillRegionHoles()(ring)
+    filled = FillRegionHoles(NAMES, ("WT", "TC"))(ring)
     assert filled[0].all()
     assert filled[1, 1:-1, 1:-1, 1:-1].all()
     assert torch.equal(filled[2], ring[2])
 
 
 def test_an_enhancing_ring_is_filled_on_request():
-    assert FillRegionHoles(fill="ET")(shell())[2, 3, 3, 3] == 1
+    assert FillRegionHoles(NAMES, fill="ET")(shell())[2, 3, 3, 3] == 1
 
 
 def test_what_an_inner_region_gains_the_outer_ones_gain_too():
-    assert FillRegionHoles(fill="ET")(shell())[:, 3, 3, 3].tolist() == [1, 1, 1]
+    assert FillRegionHoles(NAMES, fill="ET")(shell())[:, 3, 3, 3].tolist() == [1, 1, 1]
 
 
 def test_a_hole_open_to_the_border_of_the_volume_stays():
     regions = shell()
     regions[:, 3, 3, :3] = 0
-    assert torch.equal(FillRegionHoles()(regions), regions)
+    assert torch.equal(FillRegionHoles(NAMES, ("WT", "TC"))(regions), regions)
 
 
 def test_a_hole_that_touches_the_outside_at_an_edge_alone_is_filled():
     depth = np.full((3, 3, 3), 3)
     depth[1, 1, 1] = depth[0, 0, 1] = 0
-    filled = FillRegionHoles()(nested(depth))
+    filled = FillRegionHoles(NAMES, ("WT", "TC"))(nested(depth))
     assert filled[:, 1, 1, 1].tolist() == [1, 1, 0]
     assert not filled[:, 0, 0, 1].any()
 
 
 def test_regions_without_voxels_stay_empty():
-    assert not FillRegionHoles()(torch.zeros(3, 4, 4, 4)).any()
+    assert not FillRegionHoles(NAMES, ("WT", "TC"))(torch.zeros(3, 4, 4, 4)).any()
 
 
 def test_other_regions_can_be_named():
@@ -126,7 +126,7 @@ def test_other_regions_can_be_named():
 
 def test_an_unknown_region_to_fill_is_an_error_that_names_the_regions():
     with pytest.raises(InputError, match="'liver' is unknown; expected any of WT, TC, ET"):
-        FillRegionHolesd("pred", fill=("WT", "liver"))
+        FillRegionHolesd("pred", NAMES, fill=("WT", "liver"))
 
 
 AFFINES = {
@@ -146,61 +146,63 @@ def with_enhancing(voxels, affine, dtype=torch.float32):
 
 @pytest.mark.parametrize("grid", AFFINES)
 def test_the_affine_says_how_many_voxels_are_enough(grid):
-    dropper = DropSmallRegion(min_ml=0.4)
+    dropper = DropSmallRegion(NAMES, "ET", min_ml=0.4)
     assert not dropper(with_enhancing(49, AFFINES[grid]))[2].any()
     assert dropper(with_enhancing(50, AFFINES[grid]))[2].sum() == 50
 
 
 def test_half_a_millilitre_is_500_voxels_of_1_mm3():
-    assert DropSmallRegion()(with_enhancing(500, np.eye(4)))[2].sum() == 500
-    assert not DropSmallRegion()(with_enhancing(499, np.eye(4)))[2].any()
+    assert DropSmallRegion(NAMES, "ET")(with_enhancing(500, np.eye(4)))[2].sum() == 500
+    assert not DropSmallRegion(NAMES, "ET")(with_enhancing(499, np.eye(4)))[2].any()
 
 
 @given(st.floats(-3, 3))
 def test_rounding_of_a_turned_affine_does_not_drop_the_limit_itself(angle):
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    assert DropSmallRegion()(with_enhancing(500, turn.astype(np.float32)))[2].any()
+    assert DropSmallRegion(NAMES, "ET")(with_enhancing(500, turn.astype(np.float32)))[2].any()
 
 
 def test_a_dropped_region_stays_in_the_outer_ones():
     regions = with_enhancing(3, np.eye(4))
-    assert torch.equal(DropSmallRegion()(regions)[:2], regions[:2])
+    assert torch.equal(DropSmallRegion(NAMES, "ET")(regions)[:2], regions[:2])
 
 
 def test_parts_count_together():
     regions = with_enhancing(0, np.eye(4))
     regions[2, ::3] = 1
-    assert DropSmallRegion(min_ml=0.4)(regions)[2].sum() == 400
+    assert DropSmallRegion(NAMES, "ET", min_ml=0.4)(regions)[2].sum() == 400
 
 
 def test_zero_millilitres_drops_nothing():
     regions = with_enhancing(1, np.eye(4))
-    assert torch.equal(DropSmallRegion(min_ml=0)(regions), regions)
+    assert torch.equal(DropSmallRegion(NAMES, "ET", min_ml=0)(regions), regions)
 
 
 def test_regions_inside_a_dropped_one_go_with_it():
-    cleaned = DropSmallRegion(region="TC", min_ml=2)(with_enhancing(600, np.eye(4)))
+    cleaned = DropSmallRegion(NAMES, "TC", min_ml=2)(with_enhancing(600, np.eye(4)))
     assert cleaned.sum(dim=(1, 2, 3)).tolist() == [1000, 0, 0]
 
 
 def test_an_unknown_region_to_drop_is_an_error_that_names_the_regions():
     with pytest.raises(InputError, match="'tumour' is unknown; expected any of WT, TC, ET"):
-        DropSmallRegiond("pred", region="tumour")
+        DropSmallRegiond("pred", NAMES, "tumour")
 
 
 @pytest.mark.parametrize("least", [-1, float("nan")])
 def test_a_volume_that_is_none_is_an_error(least):
     with pytest.raises(InputError, match="0 to drop nothing"):
-        DropSmallRegion(min_ml=least)
+        DropSmallRegion(NAMES, "ET", min_ml=least)
 
 
 def test_a_tensor_without_affine_cannot_be_measured():
     with pytest.raises(InputError, match="case c1: 'pred' has no affine"):
-        DropSmallRegiond("pred")({"case": "c1", "pred": torch.ones(3, 2, 2, 2)})
+        DropSmallRegiond("pred", NAMES, "ET")({"case": "c1", "pred": torch.ones(3, 2, 2, 2)})
 
 
-BOTH = pytest.mark.parametrize("cleaner", [FillRegionHoles(fill=NAMES), DropSmallRegion(min_ml=100)])
+BOTH = pytest.mark.parametrize(
+    "cleaner", [FillRegionHoles(NAMES, fill=NAMES), DropSmallRegion(NAMES, "ET", min_ml=100)]
+)
 
 
 @BOTH
@@ -232,15 +234,15 @@ def test_the_device_stays(cleaner):
 
 def test_probabilities_become_1_where_a_hole_is_filled_and_stay_elsewhere():
     probabilities = 0.1 + 0.6 * shell()
-    filled = FillRegionHoles()(probabilities)
-    holes = FillRegionHoles()(shell()) != shell()
+    filled = FillRegionHoles(NAMES, ("WT", "TC"))(probabilities)
+    holes = FillRegionHoles(NAMES, ("WT", "TC"))(shell()) != shell()
     assert (filled[holes] == 1).all()
     assert torch.equal(filled[~holes], probabilities[~holes])
 
 
 def test_probabilities_become_0_where_a_region_is_dropped_and_stay_elsewhere():
     probabilities = MetaTensor(0.1 + 0.6 * shell(), affine=torch.eye(4))
-    dropped = DropSmallRegion(min_ml=100)(probabilities)
+    dropped = DropSmallRegion(NAMES, "ET", min_ml=100)(probabilities)
     assert not dropped[2].any()
     assert torch.equal(dropped[:2], probabilities[:2])
 
@@ -251,7 +253,9 @@ def test_names_and_channels_must_agree(cleaner):
         cleaner(MetaTensor(torch.ones(2, 4, 4, 4), affine=torch.eye(4)))
 
 
-@pytest.mark.parametrize("cleaner", [FillRegionHolesd("pred", fill=NAMES), DropSmallRegiond("pred", min_ml=100)])
+@pytest.mark.parametrize(
+    "cleaner", [FillRegionHolesd("pred", NAMES, fill=NAMES), DropSmallRegiond("pred", NAMES, "ET", min_ml=100)]
+)
 def test_the_dictionary_forms_clean_their_keys_alone(cleaner):
     regions = MetaTensor(shell(), affine=torch.eye(4))
     item = {"pred": regions, "label": regions}
@@ -263,7 +267,7 @@ def test_the_dictionary_forms_clean_their_keys_alone(cleaner):
 
 def test_both_follow_each_other_in_any_order():
     regions = MetaTensor(shell(), affine=torch.eye(4))
-    fill, drop = FillRegionHoles(), DropSmallRegion(min_ml=1)
+    fill, drop = FillRegionHoles(NAMES, ("WT", "TC")), DropSmallRegion(NAMES, "ET", min_ml=1)
     assert torch.equal(fill(drop(regions)), drop(fill(regions)))
 
 
@@ -281,43 +285,43 @@ def two_livers():
 
 
 def test_the_largest_part_stays_and_the_other_goes():
-    kept = KeepLargestRegion()(two_livers())
+    kept = KeepLargestRegion(LIVER, "liver")(two_livers())
     assert (kept[0, 1:5, 1:5, 1:5] == 0.9).all()
     assert not kept[0, 7:10, 5:8, 4:7].any()
 
 
 def test_a_tumour_in_a_false_liver_goes_with_it():
-    kept = KeepLargestRegion()(two_livers())
+    kept = KeepLargestRegion(LIVER, "liver")(two_livers())
     assert (kept[1] > 0.5).sum() == (kept[1, 2:4, 2, 2] > 0.5).sum() == 2
 
 
 def test_what_is_below_the_threshold_stays():
     regions = two_livers()
     outside = regions[0] <= 0.5
-    assert torch.equal(KeepLargestRegion()(regions)[:, outside], regions[:, outside])
+    assert torch.equal(KeepLargestRegion(LIVER, "liver")(regions)[:, outside], regions[:, outside])
 
 
 def test_outer_regions_stay_where_an_inner_one_is_cleaned():
     regions = two_livers()
     regions[1, 8, 6, 6] = 0.3
-    kept = KeepLargestRegion(region="tumour")(regions)
+    kept = KeepLargestRegion(LIVER, region="tumour")(regions)
     assert torch.equal(kept[0], regions[0])
     assert (kept[1] > 0.5).sum() == 2
 
 
 def test_one_part_is_left_as_it_is():
     regions = two_livers()[:, :6]
-    assert torch.equal(KeepLargestRegion()(regions), regions)
+    assert torch.equal(KeepLargestRegion(LIVER, "liver")(regions), regions)
 
 
 def test_no_part_is_left_as_it_is():
-    assert torch.equal(KeepLargestRegion()(torch.zeros(2, 3, 3, 3)), torch.zeros(2, 3, 3, 3))
+    assert torch.equal(KeepLargestRegion(LIVER, "liver")(torch.zeros(2, 3, 3, 3)), torch.zeros(2, 3, 3, 3))
 
 
 def test_parts_that_share_a_corner_are_one():
     regions = torch.zeros(2, 6, 6, 6)
     regions[0, :3, :3, :3] = regions[0, 3, 3, 3] = 1
-    assert torch.equal(KeepLargestRegion()(regions), regions)
+    assert torch.equal(KeepLargestRegion(LIVER, "liver")(regions), regions)
 
 
 def sizes_of_parts(mask):
@@ -337,7 +341,7 @@ def sizes_of_parts(mask):
 @settings(max_examples=40, deadline=None)
 @given(arrays(bool, (4, 5, 4)))
 def test_what_is_kept_is_one_part_as_large_as_the_largest(mask):
-    kept = KeepLargestRegion(("liver",))(torch.tensor(mask)[None])[0].numpy()
+    kept = KeepLargestRegion(["liver"], "liver")(torch.tensor(mask)[None])[0].numpy()
     assert sizes_of_parts(kept) == sorted(sizes_of_parts(mask))[-1:]
     assert not (kept & ~mask).any()
 
@@ -350,7 +354,7 @@ def in_place(cleaner, regions):
 
 @pytest.mark.parametrize("kind", [KeepLargestRegiond, FillRegionHolesd])
 def test_in_place_needs_no_copy_and_gives_the_same(kind):
-    names = {"regions": LIVER} if kind is KeepLargestRegiond else {"regions": LIVER, "fill": "liver"}
+    names = {"regions": LIVER, ("region" if kind is KeepLargestRegiond else "fill"): "liver"}
     regions = two_livers()
     regions[0, 2, 3, 3] = 0
     copied, shares = in_place(kind("pred", **names).cleaner, regions)
@@ -364,7 +368,7 @@ def test_in_place_needs_no_copy_and_gives_the_same(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8, torch.bool])
 def test_keeping_the_largest_keeps_type_and_metadata(dtype):
     regions = MetaTensor((two_livers() > 0.5).to(dtype), affine=torch.as_tensor(AFFINES["2 mm"]), meta={"case": "c1"})
-    kept = KeepLargestRegiond("pred")({"case": "c1", "pred": regions})["pred"]
+    kept = KeepLargestRegiond("pred", LIVER, "liver")({"case": "c1", "pred": regions})["pred"]
     assert kept.dtype == dtype
     assert torch.equal(kept.affine, regions.affine)
     assert kept.sum(dim=(1, 2, 3)).tolist() == [64, 2]
@@ -372,9 +376,9 @@ def test_keeping_the_largest_keeps_type_and_metadata(dtype):
 
 def test_an_unknown_region_to_keep_is_an_error_that_names_the_regions():
     with pytest.raises(InputError, match="'WT' is unknown; expected any of liver, tumour"):
-        KeepLargestRegion(region="WT")
+        KeepLargestRegion(LIVER, region="WT")
 
 
 def test_the_largest_of_other_channels_than_named_is_an_error():
     with pytest.raises(InputError, match=r"case c1: 'pred' has shape \(3, 4, 4, 4\); expected \[2, H, W, D\]"):
-        KeepLargestRegiond("pred")({"case": "c1", "pred": torch.ones(3, 4, 4, 4)})
+        KeepLargestRegiond("pred", LIVER, "liver")({"case": "c1", "pred": torch.ones(3, 4, 4, 4)})

@@ -63,13 +63,13 @@ def test_float_labels_with_whole_values_are_accepted():
 
 def test_unknown_number_names_case_and_dataset():
     with pytest.raises(InputError, match=r"case-7: label numbers 3 are not in the record 'brats2018'"):
-        LabelsToRegionsd("label")({"label": volume([0, 3]), "case": "case-7"})
+        LabelsToRegionsd("label", "brats2018")({"label": volume([0, 3]), "case": "case-7"})
 
 
 def test_dataset_of_the_item_wins():
     item = LabelsToRegionsd("label", dataset="brats2018")({"label": volume([3]), "dataset": "brats2023"})
     assert item["label"].flatten().tolist() == [1, 1, 1]
-    assert RegionsToLabelsd("label")({"label": item["label"], "dataset": "brats2023"})["label"].item() == 3
+    assert RegionsToLabelsd("label", "brats2018")({"label": item["label"], "dataset": "brats2023"})["label"].item() == 3
 
 
 def test_unknown_dataset_lists_the_known_ones():

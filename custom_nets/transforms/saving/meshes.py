@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_numpy, ensure_tuple, ensure_tuple_rep, optional_import
+from monai.utils import convert_to_numpy, ensure_tuple_rep, optional_import
 from scipy.special import logit
 
 from custom_nets.errors import InputError
@@ -184,6 +185,29 @@ def region_mesh(
     return world, triangles
 
 
+@dataclass(frozen=True)
+class MeshSettings:
+    """Format and place of surface files.
+
+    Args:
+        formats: any of "obj", "ply", "stl".
+        space: "RAS" (NIfTI) or "LPS" (DICOM).
+        threshold: a region holds the voxels above it.
+
+    Raises: InputError for an unknown format.
+    """
+
+    formats: Sequence[str] = ("obj",)
+    space: Space = "RAS"
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.formats if kind not in WRITERS]
+        if unknown:
+            msg = f"mesh format '{unknown[0]}' is unknown; expected any of {', '.join(WRITERS)}"
+            raise InputError(msg)
+
+
 class SaveRegionMeshesd(MapTransform):
     """Writes one surface file a region: `<output_dir>/<case>/<case>_<region><suffix>.obj`, in patient millimetres.
 
@@ -194,26 +218,22 @@ class SaveRegionMeshesd(MapTransform):
         keys: MetaTensors `[R, H, W, D]` (probabilities or binary) on the grid whose affine they carry.
         output_dir: folder of all cases.
         regions: name of each channel.
-        formats: any of "obj", "ply", "stl".
-        space: "RAS" (NIfTI) or "LPS" (DICOM).
-        threshold: a region holds the voxels above it.
+        settings: format and place of the surfaces.
         name: what the header of the file calls the surface, one for all keys or one a key.
         suffix: ends the file name, such as "_label"; one for all keys or one a key.
         case_key: where the item names its case; without it the name of the file read serves.
         allow_missing_keys: whether an item may lack a key.
 
     Raises:
-        InputError: for an unknown format, and when two keys would write the same file.
+        InputError: when two keys would write the same file.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         output_dir: str | os.PathLike,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
-        formats: Sequence[str] | str = ("obj",),
-        space: Space = "RAS",
-        threshold: float = 0.5,
+        regions: Sequence[str],
+        settings: MeshSettings = MeshSettings(),
         name: Sequence[str] | str = "prediction",
         suffix: Sequence[str] | str = "",
         case_key: str = "case",
@@ -222,13 +242,7 @@ class SaveRegionMeshesd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.output_dir = Path(output_dir)
         self.regions = tuple(regions)
-        self.formats = ensure_tuple(formats)
-        unknown = [kind for kind in self.formats if kind not in WRITERS]
-        if unknown:
-            msg = f"mesh format '{unknown[0]}' is unknown; expected any of {', '.join(WRITERS)}"
-            raise InputError(msg)
-        self.space: Space = space
-        self.threshold = threshold
+        self.settings = settings
         self.names = ensure_tuple_rep(name, len(self.keys))
         self.suffixes = suffix_of_each(self.keys, suffix)
         self.case_key = case_key
@@ -243,13 +257,13 @@ class SaveRegionMeshesd(MapTransform):
         for key, name, suffix in self.key_iterator(item, self.names, self.suffixes):
             case, affine = case_and_affine(item, key, self.regions, self.case_key)
             for channel, region in zip(item[key], self.regions, strict=True):
-                comment = f"{case} {region}, {name}, {self.space} mm"
+                comment = f"{case} {region}, {name}, {self.settings.space} mm"
                 self._save(case, f"_{region}{suffix}", channel, affine, comment)
         return item
 
     def _save(self, case: str, ending: str, channel: NdarrayOrTensor, affine: np.ndarray, comment: str) -> None:
-        mesh = region_mesh(channel, affine, self.threshold, self.space)
-        for kind in self.formats:
+        mesh = region_mesh(channel, affine, self.settings.threshold, self.settings.space)
+        for kind in self.settings.formats:
             file = result_file(self.output_dir, case, f"{ending}.{kind}")
             if mesh is None:
                 file.unlink(missing_ok=True)

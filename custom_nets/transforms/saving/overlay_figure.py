@@ -332,9 +332,9 @@ def draw_overlay(
     image: NdarrayOrTensor,
     prediction: NdarrayOrTensor,
     affine: NdarrayOrTensor,
+    regions: Sequence[str],
     label: NdarrayOrTensor | None = None,
     case: str = "",
-    regions: Sequence[str] = ("WT", "TC", "ET"),
     channel_names: Sequence[str] | None = None,
     window: Sequence[float] | None = None,
     threshold: float = 0.5,
@@ -351,9 +351,9 @@ def draw_overlay(
         image: the channels to be shown `[C, H, W, D]`.
         prediction: probabilities or binary `[R, H, W, D]`.
         affine: voxel indices to RAS millimetres `[4, 4]`, of all three.
+        regions: name of each channel of the prediction.
         label: binary `[R, H, W, D]`.
         case: the title.
-        regions: name of each channel of the prediction.
         channel_names: name of each channel of the image.
         window: intensities shown black and white; None takes the 0.5th and 99.7th percentile within the body.
         threshold: a predicted region holds the voxels above it.

@@ -20,7 +20,7 @@ from scipy.spatial import ConvexHull, QhullError
 from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
-from custom_nets.transforms.loading import ORIENTATION_KEY
+from custom_nets.io.readers import ORIENTATION_KEY
 from custom_nets.transforms.regions import check_names, dataset_of
 from custom_nets.transforms.saving.case_files import result_file
 from custom_nets.transforms.saving.meshes import as_array, case_and_affine, region_in_box, suffix_of_each
@@ -110,7 +110,7 @@ def _measure_part(part: np.ndarray, voxels: int, start: np.ndarray, affine: np.n
 def region_volumes(
     regions: NdarrayOrTensor,
     affine: NdarrayOrTensor,
-    names: Sequence[str] = ("WT", "TC", "ET"),
+    names: Sequence[str],
     threshold: float = 0.5,
     parts: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
@@ -220,7 +220,7 @@ class SaveRegionVolumesd(MapTransform):
         self,
         keys: KeysCollection,
         output_dir: str | os.PathLike,
-        regions: Sequence[str] = ("WT", "TC", "ET"),
+        regions: Sequence[str],
         threshold: float = 0.5,
         suffix: Sequence[str] | str = "",
         case_key: str = "case",

@@ -15,7 +15,7 @@ from monai.utils import convert_to_numpy, get_equivalent_dtype
 
 from custom_nets.io.files import atomic_file
 from custom_nets.io.orientation import make_header
-from custom_nets.transforms.loading import FORMS_KEY
+from custom_nets.io.readers import FORMS_KEY
 
 
 class WholeNibabelWriter(NibabelWriter):

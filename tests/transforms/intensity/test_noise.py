@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import stats
 
-from custom_nets.transforms import RandGaussianNoised
+from custom_nets.transforms import RandGaussianNoise, RandGaussianNoised
 
 
 def noise_of(seed: int, shape=(2, 30, 30, 30), dtype=torch.float32, **keys) -> torch.Tensor:
@@ -36,6 +36,25 @@ def test_the_same_seed_gives_the_same_noise_and_each_call_another():
     item = {"image": torch.zeros(1, 4, 4, 4)}
     assert not torch.equal(transform(item)["image"], transform(item)["image"])
     assert not item["image"].any()
+
+
+def test_the_dictionary_form_adds_what_the_array_form_adds():
+    array, dictionary = RandGaussianNoise(0.5, 0.2), RandGaussianNoised("image", 0.5, 0.2)
+    array.set_random_state(5)
+    dictionary.set_random_state(5)
+    images = torch.zeros(20, 1, 3, 3, 3)
+    added = [array(image) for image in images]
+    assert 0 < sum(bool(image.any()) for image in added) < 20
+    for image, expected in zip(images, added, strict=True):
+        assert torch.equal(dictionary({"image": image})["image"], expected)
+
+
+def test_two_images_have_one_spread_and_their_own_noise():
+    transform = RandGaussianNoised(("a", "b"), prob=1.0, std=1.0)
+    transform.set_random_state(0)
+    item = transform({key: torch.zeros(1, 30, 30, 30) for key in "ab"})
+    assert item["a"].std().item() == pytest.approx(item["b"].std().item(), rel=0.03)
+    assert not torch.equal(item["a"], item["b"])
 
 
 def test_noise_comes_as_often_as_asked():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose, SaveImaged
 
-from custom_nets.transforms import SaveResultsd, WholeNibabelWriter, case_name
+from custom_nets.transforms import MeshSettings, OverlaySettings, SaveResultsd, WholeNibabelWriter, case_name
 from custom_nets.transforms.saving.case_files import file_name, result_file
 
 ODD = [
@@ -49,7 +49,9 @@ def test_every_result_is_in_the_folder_of_its_case(tmp_path, name):
     prediction = MetaTensor((torch.rand(1, 4, 4, 4) > 0.5).float(), meta={"case": name})
     save = Compose(
         [
-            SaveResultsd(tmp_path, ["liver"], True, channels=[0], channel_names=["CT"], window=[0, 1], reread=False),
+            SaveResultsd(
+                tmp_path, ["liver"], True, MeshSettings(), OverlaySettings(["CT"], window=[0, 1]), reread=False
+            ),
             SaveImaged(
                 "pred",
                 output_dir=tmp_path,

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.saving.meshes import (
+    MeshSettings,
     SaveRegionMeshesd,
     above,
     as_array,
@@ -161,6 +162,9 @@ def test_bad_options_are_refused(bad):
         region_mesh(BALL, np.eye(4), **bad)
 
 
+REGIONS = ("WT", "TC", "ET")
+
+
 def item(*masks, key="pred"):
     return {"case": "c1", key: MetaTensor(torch.stack(masks), affine=torch.eye(4))}
 
@@ -168,8 +172,8 @@ def item(*masks, key="pred"):
 def test_one_file_a_region_and_format(tmp_path):
     ball = torch.tensor(BALL)
     data = item(ball, ball, ball)
-    result = SaveRegionMeshesd("pred", tmp_path, formats=("obj", "ply", "stl"))(data)
-    expected = {f"c1_{region}.{kind}" for region in ("WT", "TC", "ET") for kind in ("obj", "ply", "stl")}
+    result = SaveRegionMeshesd("pred", tmp_path, REGIONS, MeshSettings(formats=("obj", "ply", "stl")))(data)
+    expected = {f"c1_{region}.{kind}" for region in REGIONS for kind in ("obj", "ply", "stl")}
     assert {f.name for f in (tmp_path / "c1").iterdir()} == expected
     assert result == data
 
@@ -184,7 +188,7 @@ def test_an_empty_region_leaves_no_file_of_an_earlier_run(tmp_path):
 
 def test_two_keys_need_two_suffixes(tmp_path):
     with pytest.raises(InputError, match="suffix"):
-        SaveRegionMeshesd(["pred", "label"], tmp_path)
+        SaveRegionMeshesd(["pred", "label"], tmp_path, REGIONS)
 
 
 def test_prediction_and_label_side_by_side(tmp_path):
@@ -204,12 +208,12 @@ def test_a_tensor_without_affine_is_refused(tmp_path):
 
 def test_wrong_number_of_channels_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"WT, TC, ET"):
-        SaveRegionMeshesd("pred", tmp_path)(item(torch.tensor(BALL)))
+        SaveRegionMeshesd("pred", tmp_path, REGIONS)(item(torch.tensor(BALL)))
 
 
-def test_an_unknown_format_is_refused(tmp_path):
+def test_an_unknown_format_is_refused():
     with pytest.raises(InputError, match="vtk"):
-        SaveRegionMeshesd("pred", tmp_path, formats="vtk")
+        MeshSettings(formats=["obj", "vtk"])
 
 
 def test_surface_of_a_real_tumour_encloses_about_its_voxels(real_case_dir):

@@ -10,13 +10,15 @@ from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.saving import overlay, overlay_figure
-from custom_nets.transforms.saving.overlay import SaveOverlayd
+from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.overlay_figure import PLANES, draw_overlay, largest_sections, to_ras
 
 pytest.importorskip("matplotlib")
 
 # Points in RAS millimetres of a head 40 x 60 x 50 mm, all on one slice of each plane through (10, 30, 25).
 RIGHT, LEFT, FRONT, BACK, TOP, BOTTOM = (35, 30, 25), (5, 30, 25), (10, 55, 25), (10, 5, 25), (10, 30, 45), (10, 30, 5)
+BRAIN = ("WT", "TC", "ET")
+PICTURE = OverlaySettings(["FLAIR", "T1", "T1ce", "T2"], ["FLAIR", "T1ce"], dpi=40)
 ORIENTATIONS = ["RAS", "LPS", "LAS", "ASR", "SPL", "PIR", "IRP"]
 
 
@@ -90,7 +92,9 @@ def ball_item(shape=(30, 36, 28), spacing=(1.0, 1.0, 2.0)):
 
 
 def draw(item, label="label", **options):
-    return draw_overlay(item["image"][[0, 2]], item["pred"], item["pred"].affine, item.get(label), "c1", **options)
+    return draw_overlay(
+        item["image"][[0, 2]], item["pred"], item["pred"].affine, BRAIN, item.get(label), "c1", **options
+    )
 
 
 def test_a_row_a_channel_and_a_column_a_plane():
@@ -129,7 +133,7 @@ def test_without_label_the_legend_names_regions_only():
 
 def test_the_picture_is_written_and_the_item_unchanged(tmp_path):
     item = ball_item()
-    assert SaveOverlayd(label_key="label", output_dir=tmp_path, dpi=40)(item) == item
+    assert SaveOverlayd(tmp_path, BRAIN, PICTURE, label_key="label")(item) == item
     assert (tmp_path / "c1" / "c1_overlay.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -137,7 +141,7 @@ def test_an_empty_prediction_and_a_missing_label_still_give_a_picture(tmp_path):
     item = ball_item()
     del item["label"]
     item["pred"] = item["pred"] * 0
-    SaveOverlayd(label_key="label", output_dir=tmp_path, dpi=40)(item)
+    SaveOverlayd(tmp_path, BRAIN, PICTURE, label_key="label")(item)
     assert (tmp_path / "c1" / "c1_overlay.png").exists()
 
 
@@ -149,15 +153,28 @@ def test_a_scan_of_one_or_two_slices_has_a_picture(tmp_path, axis, kept):
         part = [slice(None)] * 4
         part[axis] = kept
         item[key] = item[key][tuple(part)]
-    SaveOverlayd(label_key="label", output_dir=tmp_path, dpi=40)(item)
+    SaveOverlayd(tmp_path, BRAIN, PICTURE, label_key="label")(item)
     assert (tmp_path / "c1" / "c1_overlay.png").exists()
 
 
-def test_channels_that_the_image_lacks_are_left_out(tmp_path):
+def test_an_image_of_other_channels_is_an_error_that_names_the_expected_ones(tmp_path):
     item = ball_item()
     item["image"] = item["image"][:1]
-    SaveOverlayd(output_dir=tmp_path, dpi=40)(item)
-    assert (tmp_path / "c1" / "c1_overlay.png").exists()
+    with pytest.raises(InputError, match="case c1: 'image': expected the channels FLAIR, T1, T1ce, T2, got 1"):
+        SaveOverlayd(tmp_path, BRAIN, PICTURE)(item)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_channels_shown_are_those_of_the_names(tmp_path, monkeypatch):
+    seen = []
+    real = overlay.draw_overlay
+    monkeypatch.setattr(overlay, "draw_overlay", lambda *a, **k: seen.append((a[0], a[6])) or real(*a, **k))
+    item = ball_item()
+    item["image"] *= torch.tensor([1.0, 2, 3, 4])[:, None, None, None]
+    SaveOverlayd(tmp_path, BRAIN, OverlaySettings(["T2", "FLAIR", "T1", "T1ce"], ["T1ce", "FLAIR"], dpi=40))(item)
+    [(image, names)] = seen
+    assert torch.equal(image, item["image"][[3, 1]])
+    assert names == ("T1ce", "FLAIR")
 
 
 @pytest.mark.parametrize("channels", [[0], [2], [0, 2], [1, 2], [0, 1, 2, 3], [3, 1], [0, 1, 3], [1, 1], []])
@@ -183,9 +200,9 @@ def test_drawing_leaves_pyplot_alone():
     assert not _pylab_helpers.Gcf.figs
 
 
-def test_names_must_match_the_channels():
-    with pytest.raises(InputError, match="2 channel names for 1 channels"):
-        SaveOverlayd(channels=(0,))
+def test_an_unknown_channel_is_an_error_that_names_the_channels():
+    with pytest.raises(InputError, match="modality 'T1ce' is unknown; expected any of T1, T2"):
+        OverlaySettings(["T1", "T2"], ["T1ce"])
 
 
 def ct_item():
@@ -207,8 +224,8 @@ def ct_item():
 
 
 def draw_ct(item, label=None, **options):
-    names = {"regions": ("liver", "tumour"), "window": [-200, 250], **options}
-    return draw_overlay(item["image"], item["pred"], item["pred"].affine, label, "c1", **names)
+    names = {"window": [-200, 250], **options}
+    return draw_overlay(item["image"], item["pred"], item["pred"].affine, ("liver", "tumour"), label, "c1", **names)
 
 
 def captions(figure):
@@ -239,7 +256,7 @@ def test_without_a_focus_anywhere_slices_go_through_the_outermost_region():
 
 def test_an_unknown_focus_is_an_error_that_names_the_regions():
     with pytest.raises(InputError, match="'lesion' is unknown; expected any of WT, TC, ET"):
-        SaveOverlayd(focus="lesion")
+        SaveOverlayd(".", BRAIN, OverlaySettings(["FLAIR"], focus="lesion"))
 
 
 def test_a_window_makes_its_limits_black_and_white():

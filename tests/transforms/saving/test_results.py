@@ -1,6 +1,7 @@
 """Result files of a CT case, as the bundle asks for them."""
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -13,16 +14,17 @@ from custom_nets.errors import InputError
 from custom_nets.transforms.intensity.hounsfield import WindowHounsfield, to_intensities
 from custom_nets.transforms.loading import LoadCased
 from custom_nets.transforms.regions import RegionsToLabelsd
+from custom_nets.transforms.saving.meshes import MeshSettings
+from custom_nets.transforms.saving.overlay import OverlaySettings
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 
 CT = {
     "regions": ("liver", "tumour"),
-    "channels": (0,),
-    "channel_names": ("CT",),
-    "window": [-200, 250],
+    "meshes": MeshSettings(),
+    "overlay": OverlaySettings(["CT"], window=[-200, 250], focus="tumour"),
     "parts": ("tumour",),
-    "focus": "tumour",
 }
+WINDOW = CT["overlay"].window
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_the_files_of_a_ct_case(ct_case, tmp_path):
 
 
 def test_tumours_are_counted_and_measured(ct_case, tmp_path):
-    SaveResultsd(tmp_path, **CT, meshes=False, overlay=False)(ct_case)
+    SaveResultsd(tmp_path, **{**CT, "meshes": None, "overlay": None})(ct_case)
     tumour = json.loads((tmp_path / "volume-7" / "volume-7_volumes.json").read_text())["regions"]["tumour"]
     assert tumour["components"] == 2
     assert [part["ml"] for part in tumour["parts"]] == [0.036, 0.0045]
@@ -57,35 +59,26 @@ def test_tumours_are_counted_and_measured(ct_case, tmp_path):
 
 def test_the_image_read_again_for_the_picture_is_let_go(ct_case, tmp_path):
     pytest.importorskip("matplotlib")
-    assert set(SaveResultsd(tmp_path, **CT, meshes=False)(ct_case)) == set(ct_case)
+    assert set(SaveResultsd(tmp_path, **{**CT, "meshes": None})(ct_case)) == set(ct_case)
 
 
 def test_the_picture_of_a_windowed_image_is_that_of_its_file(ct_case, tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
-    windowed = {**ct_case, "image": WindowHounsfield(CT["window"])(ct_case["image"])}
-    intensities = {**CT, "window": to_intensities(CT["window"], CT["window"]), "reread": False}
-    SaveResultsd(tmp_path / "files", **CT, meshes=False)(ct_case)
-    SaveResultsd(tmp_path / "item", **intensities, meshes=False)(windowed)
+    windowed = {**ct_case, "image": WindowHounsfield(WINDOW)(ct_case["image"])}
+    picture = replace(CT["overlay"], window=to_intensities(WINDOW, WINDOW))
+    intensities = {**CT, "overlay": picture, "reread": False}
+    SaveResultsd(tmp_path / "files", **{**CT, "meshes": None})(ct_case)
+    SaveResultsd(tmp_path / "item", **{**intensities, "meshes": None})(windowed)
     name = "volume-7/volume-7_overlay.png"
     pictures = [np.asarray(image_module.open(tmp_path / folder / name)) for folder in ("files", "item")]
     np.testing.assert_array_equal(*pictures)
 
 
-@pytest.mark.parametrize("wrong", [{"focus": "lesion"}, {"parts": ("lesion",)}])
+@pytest.mark.parametrize("wrong", [{"overlay": OverlaySettings(["CT"], focus="lesion")}, {"parts": ("lesion",)}])
 def test_an_unknown_region_is_an_error_before_the_first_case(wrong, tmp_path):
     with pytest.raises(InputError, match="'lesion' is unknown"):
         SaveResultsd(tmp_path, **{**CT, **wrong})
-
-
-def test_the_brain_bundles_need_name_nothing():
-    overlay = SaveResultsd(".").steps.transforms[-2]
-    assert (overlay.channels, overlay.channel_names, overlay.window, overlay.focus) == (
-        (0, 2),
-        ("FLAIR", "T1ce"),
-        None,
-        None,
-    )
 
 
 def test_programs_that_write_themselves_can_tell_what_writes(tmp_path):

@@ -65,7 +65,7 @@ def test_millilitres_voxels_and_parts_of_each_region():
 
 def test_names_and_channels_must_agree():
     with pytest.raises(InputError, match="1 region channels, but 3 names"):
-        region_volumes(np.zeros((1, 3, 3, 3)), np.eye(4))
+        region_volumes(np.zeros((1, 3, 3, 3)), np.eye(4), ("WT", "TC", "ET"))
 
 
 def test_the_file_holds_case_spacing_and_regions(tmp_path):
@@ -82,7 +82,7 @@ def test_the_file_holds_case_spacing_and_regions(tmp_path):
 
 def test_two_keys_need_two_suffixes(tmp_path):
     with pytest.raises(InputError, match="suffix"):
-        SaveRegionVolumesd(["pred", "label"], tmp_path)
+        SaveRegionVolumesd(["pred", "label"], tmp_path, ("WT",))
 
 
 AFFINE = np.array([[-0.7, 0, 0, 30], [0, 1.6, -0.9, 5], [0, 1.2, 1.2, -8], [0, 0, 0, 1]])

@@ -1,0 +1,33 @@
+"""Checks of the cases of a data set, voxels included, as training and inference would read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from custom_nets.datasets.record import get_record
+from custom_nets.datasets.validation import check_case, own_channels
+from custom_nets.transforms import CheckCased, LabelsToRegionsd, LoadCased
+
+
+def check_voxels_of_case(
+    item: Mapping[str, Any], modalities: Sequence[str] | None = None, missing_modalities: bool = False
+) -> None:
+    """Checks files, headers and voxels of one case, and warns of voxels unlike those that models are trained with.
+
+    Args:
+        item: see `check_case`.
+        modalities: likewise.
+        missing_modalities: likewise.
+
+    Raises:
+        InputError: naming case and file: as `check_case`, `LoadCased`, `CheckCased` and `LabelsToRegionsd` do.
+    """
+    check_case(item, modalities, missing_modalities)
+    names = tuple(modalities or own_channels(item)) or None
+    keys = [key for key in ("image", "label") if key in item]
+    case: dict[Any, Any] = dict(item)
+    case = LoadCased(keys, modalities=names)(case)
+    case = CheckCased(keys, names, missing_modalities=missing_modalities)(case)
+    if "label" in item and item.get("dataset") and get_record(item["dataset"]).labels is not None:
+        LabelsToRegionsd("label", item["dataset"])(case)
