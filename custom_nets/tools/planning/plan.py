@@ -25,7 +25,7 @@ BESIDE = 0.5
 """GiB that Python and PyTorch take beside the tensors."""
 
 CELLS = {"size": 900_000, "spacing": 3_000_000}
-"""Cells of the encoder's finest level: as many as those of the shipped bundles, whose training is known to be quick."""
+"""Cells of the encoder's finest level: about as many as those of the shipped bundles."""
 
 RESAMPLED_VOXELS = 64_000_000
 """Of a typical image at the bundle's spacing: a CT of the trunk at 1 mm."""
