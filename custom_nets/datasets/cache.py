@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from monai.utils import enums
 
 from custom_nets.datasets.hashing import hash_case, hash_settings
-from custom_nets.io.files import atomic_file
+from custom_nets.io.files import atomic_file, remove_unfinished
 
 
 class PersistentCaseDataset(PersistentDataset):
@@ -48,6 +48,8 @@ class PersistentCaseDataset(PersistentDataset):
         transform: Sequence[Callable[..., Any]] | Callable[..., Any],
         cache_dir: str | Path | None,
     ) -> None:
+        if cache_dir is not None:
+            remove_unfinished(cache_dir)
         chain = transform if isinstance(transform, Compose) else Compose(transform)
         super().__init__(
             data,

@@ -133,7 +133,7 @@ def case_folders(record: Record, folders: Folders) -> list[FoundCase]:
                 if mine:
                     break
             found.append(FoundCase(name, dict(image), mine))
-    return [*found, *_without_files(record, found)]
+    return [*found, *_without_files(record, found, Path(os.path.commonpath(folders)) if folders else Path())]
 
 
 def decathlon(record: Record, folders: Folders) -> list[FoundCase]:
@@ -280,10 +280,14 @@ def _by_case(images: Sequence[Path], record: Record) -> dict[str, list[Path]]:
     return dict(groups)
 
 
-def _without_files(record: Record, found: Sequence[FoundCase]) -> list[FoundCase]:
-    """Returns folders beside those of cases, named as cases of the record, in which no image lies: lost cases."""
+def _without_files(record: Record, found: Sequence[FoundCase], searched: Path) -> list[FoundCase]:
+    """Returns folders beside those of cases, named as cases of the record, in which no image lies: lost cases.
+
+    Of the folder of one case alone, what lies beside it is not looked at.
+    """
     holding = {above for case in found for file in case.files for above in file.parents}
-    beside = {file.parent.parent for case in found for file in case.files}
+    above_cases = {file.parent.parent for case in found for file in case.files}
+    beside = {folder for folder in above_cases if folder.is_relative_to(searched)}
     return [
         FoundCase(folder.name, {}, [], place=folder)
         for above in sorted(beside)

@@ -129,7 +129,8 @@ class TrainingCheckpoints:
         skip, validate = 0, False
         if self.resume:
             skip, validate = self._go_on(engine)
-        self._step = self._saved = engine.state.iteration
+        self._step = engine.state.iteration
+        self._saved = self._step if self._last_is_ours or not self.resume else -1
         self._stream.start(engine, engine.state.dataloader, skip, self._restore_random)
         self._stop.listen()
         if validate:
@@ -253,7 +254,8 @@ class TrainingCheckpoints:
 
     def _completed(self, engine: Trainer) -> None:
         self._stop.release()
-        self._save_state(engine)
+        # A run that was killed between its last two files goes on from the first of them, without a step.
+        self._save_state(engine, ready=self._begun or self.resume)
         if self._begun and getattr(self.evaluator.state, "best_so_far", (None,))[0] is None and idist.get_rank() == 0:
             network = self._network_state(engine)
             if network is not None:
@@ -294,9 +296,15 @@ class TrainingCheckpoints:
             print(f"stopped by {self._stop.name} {done}; {saved} ({self.ckpt_dir / _LAST})", file=sys.stderr)
         raise SystemExit(128 + number)
 
-    def _save_state(self, engine: Trainer) -> None:
-        """Saves the state after the last step, unless it is saved, no step has succeeded, or it is not finite."""
-        if not self._begun or self._saved == self._step or idist.get_rank() != 0:
+    def _save_state(self, engine: Trainer, ready: bool | None = None) -> None:
+        """Saves the state after the last step, unless it is saved, or it is not finite.
+
+        Args:
+            engine: the trainer.
+            ready: whether there is anything to save; None: once a step has succeeded.
+        """
+        ready = self._begun if ready is None else ready
+        if not ready or self._saved == self._step or idist.get_rank() != 0:
             return
         network = self._network_state(engine)
         if network is None:

@@ -78,6 +78,10 @@ class TestBrain:
         assert [item["case"] for item in items] == ["BraTS20_Training_001", "BraTS20_Training_002"]
         assert items[1]["label"].endswith("BraTS20_Training_002_seg.nii.gz")
 
+    def test_the_folder_of_one_case_is_that_case_alone(self, brats2020):
+        items = datalist(brats2020 / "BraTS20_Training_001", modalities=BRAIN)
+        assert [item["case"] for item in items] == ["BraTS20_Training_001"]
+
     def test_a_file_of_another_patient_is_a_fault(self, brats2020):
         folder = brats2020 / "BraTS20_Training_001"
         (folder / "BraTS20_Training_001_t1.nii").rename(folder / "BraTS20_Training_777_t1.nii")
