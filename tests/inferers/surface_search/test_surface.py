@@ -56,7 +56,7 @@ def test_every_component_with_an_queried_voxel_equals_dense(
     segmentation = random_field(seed + 1, (3, 2, 4), 0, regions=regions)
     keys = {"coarse_step": step, "candidate_step": candidate_step, "threshold": threshold, "prior": prior}
     result, network, _ = run(field, segmentation, **keys)
-    queried = network.query_counts().numpy() > 0 if network.calls else np.zeros(shape, dtype=bool)
+    queried = network.queried().numpy() > 0 if network.calls else np.zeros(shape, dtype=bool)
     dense = field.sigmoid() > threshold
     for r in range(regions):
         assert wrong_components((result > threshold)[0, r].numpy(), dense[0, r].numpy(), queried) == []
@@ -76,7 +76,7 @@ def test_all_voxels_beside_a_surface_were_queried_and_no_voxel_twice(
     inside = (result > 0.5)[0, 0].numpy()
     pairs = {"footprint": FACES, "mode": "nearest"}
     beside = ndimage.maximum_filter(inside, **pairs) != ndimage.minimum_filter(inside, **pairs)
-    queried = network.query_counts().numpy()
+    queried = network.queried().numpy()
     assert queried[beside].all()
     assert queried.max() == 1
 
@@ -101,7 +101,7 @@ def test_smooth_objects_equal_dense(shape: tuple[int, int, int], step: int) -> N
 def test_queried_voxels_carry_the_probability_and_all_others_exactly_zero_or_one() -> None:
     field = 0.3 * signed_ball((30, 31, 29), (14, 15, 13), 9)
     result, network, _ = run(field)
-    queried = network.query_counts() > 0
+    queried = network.queried() > 0
     torch.testing.assert_close(result[0, 0][queried], field.sigmoid()[0, 0][queried], rtol=1e-6, atol=0)
     assert set(result[0, 0][~queried].unique().tolist()) == {0.0, 1.0}
 
@@ -167,7 +167,7 @@ def test_thin_winding_object_is_followed_from_one_seed() -> None:
     result, network, _ = run(field)
     assert (field[0, 0, ::4, ::4, ::4] > 0).sum() == 1
     assert torch.equal(result > 0.5, field > 0)
-    assert network.query_counts().max() == 1
+    assert network.queried().max() == 1
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (32, 27, 18), (0, 27, 9)])
@@ -189,7 +189,7 @@ def test_a_voxel_where_only_one_region_changes_is_queried_for_all() -> None:
     field = torch.cat((outer, inner), dim=1)
     result, network, inferer = run(field)
     assert torch.equal(result > 0.5, field > 0)
-    queried = network.query_counts() > 0
+    queried = network.queried() > 0
     torch.testing.assert_close(result[0][:, queried], field.sigmoid()[0][:, queried], rtol=1e-6, atol=0)
     assert inferer.stats.queries == int(queried.sum())
 
@@ -225,7 +225,7 @@ def test_union_finds_what_the_lattice_misses() -> None:
     field, segmentation = small_object_off_the_lattice()
     result, network, _ = run(field, segmentation, prior="union")
     assert torch.equal(result > 0.5, field > 0)
-    assert network.query_counts().max() == 1
+    assert network.queried().max() == 1
 
 
 def test_union_loses_nothing_where_the_prior_is_empty() -> None:
@@ -263,7 +263,7 @@ def test_scan_finds_what_the_prior_misses() -> None:
     assert torch.equal(lost > 0.5, seen > 0)
     assert torch.equal(result > 0.5, field > 0)
     assert inferer.stats.queries_per_stage["scan"] == 5**3  # every 16th voxel and the last one
-    assert network.query_counts().max() == 1
+    assert network.queried().max() == 1
 
 
 @pytest.mark.parametrize(("scan", "coarse"), [(12, 4), (6, 2), (5, 5), (16, 1), (7, 3)])
@@ -273,7 +273,7 @@ def test_scan_of_any_ratio_loses_nothing_that_the_prior_sees(scan: int, coarse: 
     plain, _, _ = run(field, everywhere, prior="restrict", coarse_step=coarse)
     result, network, _ = run(field, everywhere, prior="restrict", coarse_step=coarse, scan_step=scan)
     assert torch.equal(result > 0.5, plain > 0.5)
-    assert network.query_counts().max() == 1
+    assert network.queried().max() == 1
 
 
 @pytest.mark.parametrize("mode", ["surface", "published"])
@@ -304,14 +304,14 @@ def test_a_small_lesion_between_the_lattice_points_is_found_among_the_candidates
     assert (without[0, 1] > 0.5).sum() == 0
     assert torch.equal(result > 0.5, field > 0)
     assert inferer.stats.queries_per_stage["candidates"] > 0
-    assert network.query_counts().max() == 1
+    assert network.queried().max() == 1
 
 
 def test_candidates_lie_in_the_outermost_region_alone() -> None:
     field = organ_with_lesion(0.4)  # no voxel of a lesion is found, so that all further queries are candidates
     _, plain, _ = run(field, coarse_step=8)
     _, network, inferer = run(field, coarse_step=8, candidate_step=3)
-    further = network.query_counts() - plain.query_counts()
+    further = network.queried() - plain.queried()
     assert further.sum() == inferer.stats.queries_per_stage["candidates"]
     assert (field[0, 0][further > 0] > 0).all()
 
@@ -328,4 +328,4 @@ def test_steps_in_millimetres_are_whole_voxels_along_each_axis() -> None:
     inferer(image, network)
     expected = torch.zeros(17, 33, 9, dtype=torch.int64)
     expected[::2, ::8, :] = 1
-    assert torch.equal(network.query_counts(), expected)
+    assert torch.equal(network.queried(), expected)

@@ -257,8 +257,8 @@ def test_nothing_turns_nan_in_1000_steps_of_scaled_images():
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"init_filters": 12}, "init_filters must be a multiple of 8"),
-        ({"crop_size": (16, 20, 16)}, "crop_size must be three multiples of 8, got (16, 20, 16)"),
+        ({"init_filters": 12}, "init_filters is 12; expected a multiple of 8"),
+        ({"crop_size": (16, 20, 16)}, "crop_size: got (16, 20, 16); expected three multiples of 8"),
         ({"modality_dropout": 1.0}, "modality_dropout"),
     ],
 )
@@ -268,7 +268,7 @@ def test_impossible_sizes_are_told(keys, words):
 
 
 def test_an_image_of_155_slices_is_told_to_be_padded():
-    with pytest.raises(InputError, match=r"\(16, 16, 155\); pad the image"):
+    with pytest.raises(InputError, match=r"\(16, 16, 155\); expected three multiples of 8; pad the image"):
         small().eval()(torch.zeros(1, 4, 16, 16, 155))
 
 

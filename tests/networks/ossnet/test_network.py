@@ -174,7 +174,7 @@ def test_resize_to_a_finer_grid_is_trilinear():
 @pytest.mark.parametrize("prepared", [False, True])
 def test_voxel_coordinates_are_raw_indices(prepared):
     """The same point of images of different size: of unit coordinates alone the size changes the logits."""
-    latent, point = Latent(torch.randn(1, 1, 1), None), torch.tensor([[[3, 1, 2]]])
+    latent, point = Latent(torch.randn(1, 1, 2), None), torch.tensor([[[3, 1, 2]]])
     for coordinates, same in (("voxel", True), ("unit", False)):
         net = OSSNet("onet", **SMALL, settings=OSSNetSettings(coordinates)).eval()
         images = torch.zeros(1, 2, 10, 5, 4), torch.zeros(1, 2, 20, 9, 6)
