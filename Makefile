@@ -18,6 +18,7 @@ LABEL  := .venv-label
 LABEL_READY := $(LABEL)/.ready
 CONFIG := bundles/$(BUNDLE)/configs
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL_LABEL = $(subst constraints.txt,$(LABEL)/constraints.txt,$(INSTALL))
 
 # A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
 # of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are queried
@@ -116,9 +117,11 @@ test-label: $(READY) $(LABEL_READY)
 $(LABEL_READY): tests/label/requirements.txt tests/label/torchvision_operators.py constraints.txt
 	@echo "== setting up $(LABEL) (once)"
 	@test -x $(LABEL)/bin/python || $(PYTHON) -m venv $(LABEL)
-	@$(LABEL)/bin/python $(INSTALL) torch
-	@$(LABEL)/bin/python $(INSTALL) -r tests/label/requirements.txt
-	@$(LABEL)/bin/python $(INSTALL) --no-deps \
+	@# all versions but pydicom's, of which MONAI Label wants an older one
+	@grep -v '^pydicom' constraints.txt > $(LABEL)/constraints.txt
+	@$(LABEL)/bin/python $(INSTALL_LABEL) torch
+	@$(LABEL)/bin/python $(INSTALL_LABEL) -r tests/label/requirements.txt
+	@$(LABEL)/bin/python $(INSTALL_LABEL) --no-deps \
 		monailabel==0.8.5 pydicom-seg==0.4.1 torchvision==0.28.0
 	@site=$$($(LABEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 		&& cp tests/label/torchvision_operators.py $$site && echo "import torchvision_operators" > $$site/torchvision_operators.pth
