@@ -72,7 +72,7 @@ ifndef DATA
 	@$(BIN)/custom-nets phantom $(firstword $(PHANTOMS)) $(DEMO_DATA) $(wordlist 2,99,$(PHANTOMS)) --seed 0
 else
 	@echo "== 1/4 your cases"
-	@$(BIN)/custom-nets check "$(DEMO_DATA)"
+	@$(BIN)/custom-nets check "$(DEMO_DATA)" --voxels false
 endif
 	@echo "== 2/4 training (python -m monai.bundle run training …)"
 	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/demo.json']" $(KEYS) --output_dir $(DEMO)/run
