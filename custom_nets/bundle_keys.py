@@ -530,7 +530,7 @@ def _annotation(target: Any, argument: str) -> list[Any]:
     hint = getattr(function, "__annotations__", {}).get(argument)
     try:
         return [] if hint is None else [eval(hint, function.__globals__) if isinstance(hint, str) else hint]
-    except NameError:
+    except (NameError, TypeError):  # a name of a package that is not installed
         return []
 
 
