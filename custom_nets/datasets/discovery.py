@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -336,8 +336,8 @@ def _refuse_part(file: Path) -> None:
     Raises:
         InputError: then.
     """
-    told: Callable[[Record], str | None] = lambda record: role_of(file, record)  # noqa: E731
-    roles = [role for record in shipped_records() if "case_folders" in record.layouts and (role := told(record))]
+    readings = (role_of(file, record) for record in shipped_records() if "case_folders" in record.layouts)
+    roles = [role for role in readings if role]
     if roles and roles[0] != "label":
         msg = f"{file}: this is the {roles[0]} file of a case alone; give the case's folder, {file.parent}"
         raise InputError(msg)
