@@ -129,12 +129,14 @@ class TrainingCheckpoints:
         skip, validate = 0, False
         if self.resume:
             skip, validate = self._go_on(engine)
+            self._remove_unfinished()
         self._step = engine.state.iteration
         self._saved = self._step if self._last_is_ours or not self.resume else -1
         self._stream.start(engine, engine.state.dataloader, skip, self._restore_random)
         self._stop.listen()
         if validate:
             self.evaluator.run(engine.state.epoch)  # type: ignore[call-arg]
+            self._saved = -1  # what is on the disk does not know of this score
 
     def _go_on(self, engine: Trainer) -> tuple[int, bool]:
         """Loads the newest state; returns the steps of its epoch that are done, and whether to validate first."""
@@ -215,12 +217,18 @@ class TrainingCheckpoints:
             return
         try:
             self.ckpt_dir.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self.ckpt_dir)
+            self._remove_unfinished()
             if not self.resume:
                 _set_aside(self.logs)
         except OSError as error:
             msg = f"{self.ckpt_dir}: cannot be written ({error.strerror}); give another ckpt_dir"
             raise InputError(msg) from error
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a killed run was writing, also where this one has nothing left to write."""
+        if idist.get_rank() == 0:
+            for folder in {self.ckpt_dir, *(path.parent for path in self.logs)}:
+                remove_unfinished(folder)
 
     def _epoch_done(self, engine: Trainer) -> None:
         self._epoch_over = True

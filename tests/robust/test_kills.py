@@ -5,6 +5,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from custom_nets.io.files import _HOST
 from custom_nets.io.weights import read_state_dict
 from tests.bundles.bundle import SMALLEST
 from tests.robust.trainings import start, strike, wait
@@ -72,6 +74,28 @@ def test_kills_at_random_moments_change_nothing(whole, small_data_of, tmp_path):
             one, other = (torch.load(place / file, weights_only=True) for place in (reference, folder))
             assert equal(one, other), (file, where)
         assert not list(folder.rglob(".part-*")), where
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_stop_while_validating_changes_nothing(epoch, whole, small_data_of, tmp_path):
+    """The score that was not known yet is in the last state, although no step follows the last validation."""
+    name, reference, _ = whole
+    folder = tmp_path / "run"
+    assert wait(start(name, small_data_of[name], folder, stop_validating=epoch)) == 128 + signal.SIGTERM
+    finish(name, small_data_of[name], folder)
+    for file in FILES:
+        assert equal(*(torch.load(place / file, weights_only=True) for place in (reference, folder))), file
+
+
+def test_a_finished_run_clears_up_what_a_killed_one_was_writing(whole, small_data_of, tmp_path):
+    name, reference, _ = whole
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    nobody = 2**22 + 1  # above the largest number of a process
+    for place in (folder, folder / "log"):
+        (place / f".part-{_HOST}-{nobody}-0123456789ab").mkdir()
+    finish(name, small_data_of[name], folder)
+    assert not list(folder.rglob(".part-*"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

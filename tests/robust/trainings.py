@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from custom_nets.handlers import BadSteps
+from custom_nets.handlers import BadSteps, TrainingCheckpoints
 from tests.bundles.bundle import SMALLEST, Bundle
 
 KEYS = {"epochs": 3, "epoch_length": 2, "val_interval": 1, "checkpoint_interval": 1, "validation": 1, "batch_size": 1}
@@ -34,6 +36,7 @@ def start(
     die: tuple[int, str] | None = None,
     workers: int = 0,
     stop_after: int = 0,
+    stop_validating: int = 0,
 ):
     """Starts a training.
 
@@ -45,14 +48,23 @@ def start(
         die: the save in which it kills itself, and where: half, before or after the renaming.
         workers: of the loader.
         stop_after: the step after which it sends itself SIGTERM; 0 for none.
+        stop_validating: the epoch in whose validation it sends itself SIGTERM; 0 for none.
     """
-    process = _CONTEXT.Process(target=_train, args=(name, data, folder, resume, die, workers, stop_after))
+    stops = (stop_after, stop_validating)
+    process = _CONTEXT.Process(target=_train, args=(name, data, folder, resume, die, workers, *stops))
     process.start()
     return process
 
 
 def _train(
-    name: str, data: Path, folder: Path, resume: bool, die: tuple[int, str] | None, workers: int, stop_after: int
+    name: str,
+    data: Path,
+    folder: Path,
+    resume: bool,
+    die: tuple[int, str] | None,
+    workers: int,
+    stop_after: int,
+    stop_validating: int,
 ) -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of the loaders, as on Linux
@@ -65,15 +77,22 @@ def _train(
     places = {"dataset_dir": str(data), "ckpt_dir": str(folder), "output_dir": str(folder / "log")}
     keys = {**SMALLEST[name], **SEARCH[name], **KEYS, **places, "num_workers": workers, "resume": resume}
     if stop_after:
-        step = BadSteps._check
-
-        def stopping_step(self, engine) -> None:
-            step(self, engine)
-            if engine.state.iteration == stop_after:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        BadSteps._check = stopping_step
+        _stop_in(BadSteps, "_check", lambda engine: engine.state.iteration == stop_after)
+    if stop_validating:
+        _stop_in(TrainingCheckpoints, "_validation_started", lambda evaluator: evaluator.state.max_epochs == stop_validating)
     Bundle(name).run("training", "train", **keys)
+
+
+def _stop_in(handler: type, method: str, when: Callable[[Any], bool]) -> None:
+    """Lets a handler's method send SIGTERM to its own process."""
+    handle = getattr(handler, method)
+
+    def stopping(self, engine) -> None:
+        handle(self, engine)
+        if when(engine):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    setattr(handler, method, stopping)
 
 
 def _die_in_save(number: int, where: str) -> None:
