@@ -79,7 +79,7 @@ def _train(
     if stop_after:
         _stop_in(BadSteps, "_check", lambda engine: engine.state.iteration == stop_after)
     if stop_validating:
-        _stop_in(TrainingCheckpoints, "_validation_started", lambda evaluator: evaluator.state.max_epochs == stop_validating)
+        _stop_in(TrainingCheckpoints, "_validation_started", lambda engine: engine.state.max_epochs == stop_validating)
     Bundle(name).run("training", "train", **keys)
 
 
