@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
-from monai.utils.misc import CheckKeyDuplicatesYamlLoader
 
-from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
-
-SOURCE = Path(__file__).parent / "bundle_source"
-"""Fragments, the specifications of this project's bundles, and texts that are copied."""
-
-SPECIFICATIONS = sorted((SOURCE / "bundles").glob("*.yaml"))
-"""Of this project's bundles; each is named after its file."""
+from custom_nets.tools.fragments import SOURCE, read_fragment
+from custom_nets.tools.key_table import with_key_tables
 
 WIDTH = 120
 """Longest line of a config."""
@@ -45,9 +37,9 @@ def build_bundle(spec: str | Path) -> dict[str, str]:
     Raises:
         InputError: when a file is missing or no fragment.
     """
-    own = _read(Path(spec))
+    own = read_fragment(Path(spec))
     names = own[0].pop("fragments", [])
-    fragments = [*(_read(SOURCE / "fragments" / f"{name}.yaml") for name in names), own]
+    fragments = [*(read_fragment(SOURCE / "fragments" / f"{name}.yaml") for name in names), own]
     texts = {target: text for fragment in fragments for target, text in fragment[0].pop("files", {}).items()}
     entries = [
         (name, key, value)
@@ -70,7 +62,7 @@ def build_bundle(spec: str | Path) -> dict[str, str]:
 
 
 def write_bundle(spec: str | Path, folder: str | Path) -> list[Path]:
-    """Builds a bundle and writes it over what is in a folder.
+    """Builds a bundle and writes it over what is in a folder; the tables of keys in its description are made anew.
 
     Args:
         spec: file of the specification.
@@ -82,8 +74,11 @@ def write_bundle(spec: str | Path, folder: str | Path) -> list[Path]:
     Raises:
         InputError: see `build_bundle`.
     """
-    changed = []
-    for name, text in build_bundle(spec).items():
+    changed, texts = [], build_bundle(spec)
+    description = Path(folder) / "docs" / "README.md"
+    if description.is_file():
+        texts["docs/README.md"] = with_key_tables(description.read_text(encoding="utf-8"), spec)
+    for name, text in texts.items():
         file = Path(folder) / name
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             with atomic_file(file) as temporary:
@@ -112,25 +107,6 @@ def format_json(value: Any, indent: int = 0, taken: int = 0) -> str:
     ]
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     return f"{opening}\n" + ",\n".join(lines) + f"\n{' ' * indent}{closing}"
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    """Returns both documents of a fragment, the second empty where there is none."""
-    expected = "expected a fragment: YAML of keys, a line of ---, and components"
-    if not file.is_file():
-        msg = f"{file}: there is no such file; {expected}"
-        raise InputError(msg)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # MONAI's loader warns of a key that is there twice
-            parts = list(yaml.load_all(file.read_text(encoding="utf-8"), CheckKeyDuplicatesYamlLoader))
-    except (yaml.YAMLError, UserWarning) as error:
-        msg = f"{file}: cannot be read ({error}); {expected}"
-        raise InputError(msg) from error
-    if len(parts) > 2 or not all(isinstance(part, dict) for part in parts):
-        msg = f"{file}: is neither one nor two YAML mappings; {expected}"
-        raise InputError(msg)
-    return [*parts, {}][:2]
 
 
 def _changes(key: str) -> bool:

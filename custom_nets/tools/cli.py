@@ -246,7 +246,8 @@ def build_bundles(folder: str = "bundles") -> None:
     Args:
         folder: of all bundles.
     """
-    from custom_nets.tools.bundle_builder import SPECIFICATIONS, write_bundle
+    from custom_nets.tools.bundle_builder import write_bundle
+    from custom_nets.tools.fragments import SPECIFICATIONS
 
     changed = [file for spec in SPECIFICATIONS for file in write_bundle(spec, Path(folder) / spec.stem)]
     print("\n".join([*(f"wrote {file}" for file in changed), f"{len(SPECIFICATIONS)} bundles are up to date"]))

@@ -8,7 +8,9 @@ from monai.bundle import ConfigParser
 
 from custom_nets.errors import InputError
 from custom_nets.tools import build_bundle, write_bundle
-from custom_nets.tools.bundle_builder import SOURCE, SPECIFICATIONS, format_json
+from custom_nets.tools.bundle_builder import format_json
+from custom_nets.tools.fragments import SOURCE, SPECIFICATIONS
+from custom_nets.tools.key_table import key_tables, undescribed_keys, with_key_tables
 from tests.conftest import REPOSITORY
 from tests.tools.conftest import NAMES
 
@@ -37,6 +39,27 @@ def test_committed_bundles_are_what_the_builder_makes(built, name):
         assert (bundle / file).read_text() == text, (
             f"{file} is not what its source gives: run custom-nets build-bundles"
         )
+
+
+@pytest.mark.parametrize("spec", SPECIFICATIONS, ids=NAMES)
+def test_every_key_is_described(spec):
+    assert undescribed_keys(spec) == []
+    page = REPOSITORY / "bundles" / spec.stem / "docs" / "README.md"
+    assert "<!-- keys: begin -->" in page.read_text()
+    assert page.read_text() == with_key_tables(page.read_text(), spec), f"{page}: run custom-nets build-bundles"
+
+
+def test_a_table_tells_what_the_comments_say(tmp_path):
+    spec = write_spec(
+        tmp_path,
+        "train, inference:\n  rate: 0.1  # of steps\n  # [a folder] made\n  # where it is missing\n  place: $@x\n"
+        "train:\n  few: null # cases\ninference:\n  rate: 0.2 # of windows\n  bare: 1\n---\ntrain: {a: {b: 1}}\n",
+    )
+    assert undescribed_keys(spec) == ["inference: bare"]
+    lines = key_tables(spec).splitlines()
+    assert "| `rate` | train: `0.1`; inference: `0.2` | train: of steps; inference: of windows |" in lines
+    assert "| `place` | a folder | made where it is missing |" in lines
+    assert "| `few` | `null` | cases |" in lines
 
 
 def test_lines_are_as_long_as_they_can_be_read():
