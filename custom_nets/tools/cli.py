@@ -99,8 +99,7 @@ def check(
     )
     good, faults = check_datalist(items, check_one, max_workers=2 if voxels else 8)  # scans of CT may be large
     for entry in found:
-        name = f"{entry.record.title} ({entry.record.name})" if entry.record else "of an unknown data set"
-        print(f"{len(entry.cases)} cases: {name}; recognised by: {entry.reason}")
+        print(entry.line)
         if entry.record:
             labels = entry.record.labels
             numbers = ", ".join(f"{number} {meaning}" for number, meaning in labels.names) if labels else "none"
@@ -197,23 +196,55 @@ def scores(file: str) -> None:
     print(format_scores(file))
 
 
-def run(
-    bundle: str,
-    step: Literal["training", "evaluating", "inferring"],
-    configs: tuple[str, ...] = (),
-    **keys: object,
+def infer(
+    bundle: str, input: tuple[str, ...], output_dir: str, *, configs: tuple[str, ...] = (), **keys: object
 ) -> None:
-    """Runs a bundle as `python -m monai.bundle run` does, and tells first what it cannot find or read.
+    """Infers cases with a trained bundle: label map, meshes, volumes and picture of each.
 
     Args:
         bundle: folder of the bundle.
-        step: training, evaluating or inferring.
+        input: folder of cases, folder of one case, or files: each a case, or one a modality of one case.
+        output_dir: folder of the results.
         configs: of the bundle, after the main one, such as variant (with commas between them).
-        keys: keys of the configs: `--dataset_dir FOLDER`, `--epochs 3`.
+        keys: keys of the bundle, as its docs/README.md lists them: `--save_probabilities true`.
     """
-    from custom_nets.tools.bundle_config import run_bundle
+    from custom_nets.tools.running import infer_with_bundle
 
-    run_bundle(bundle, step, configs, keys)
+    infer_with_bundle(bundle, input, output_dir, configs, keys)
+
+
+def train(bundle: str, dataset_dir: str, *, configs: tuple[str, ...] = (), **keys: object) -> None:
+    """Trains a bundle on labelled cases.
+
+    Args:
+        bundle: folder of the bundle.
+        dataset_dir: folder of the labelled cases.
+        configs: of the bundle, after the main one, such as variant (with commas between them).
+        keys: keys of the bundle, as its docs/README.md lists them: `--epochs 100`.
+    """
+    from custom_nets.tools.running import train_bundle
+
+    train_bundle(bundle, dataset_dir, configs, keys)
+
+
+def evaluate(
+    results_dir: str,
+    dataset_dir: str,
+    *,
+    configs: tuple[str, ...] = (),
+    **keys: object,
+) -> None:
+    """Scores results against labels.
+
+    Args:
+        results_dir: folder of a bundle, which infers the cases first.
+        dataset_dir: folder of the labelled cases.
+        configs: of the bundle, after the main ones, such as variant (with commas between them).
+        keys: keys of the bundle, as its docs/README.md lists them: `--evaluation_section all`.
+    """
+    from custom_nets.tools.running import evaluate_bundle
+
+    print(evaluate_bundle(results_dir, dataset_dir, configs, keys))
 
 
 def memory(
@@ -373,9 +404,12 @@ def _facts() -> dict[str, str]:
     return facts
 
 
-ABOUT = "Data, weights and releases of the bundles; training and inference are `python -m monai.bundle run`."
+ABOUT = "Segmentation with occupancy networks: inference, training, scores; data, weights and releases of the bundles."
 
 VERBS: dict[str, Verb] = {
+    "infer": infer,
+    "train": train,
+    "evaluate": evaluate,
     "phantom": phantom,
     "download": download,
     "check": check,
@@ -384,7 +418,6 @@ VERBS: dict[str, Verb] = {
     "submission": submission,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
-    "run": run,
     "memory": memory,
     "new": new,
     "build-bundles": build_bundles,
