@@ -62,7 +62,7 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     parser = _parser(verb, parameters, hints, program)
     typed = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", each) for each in arguments]
     if {"-h", "--help"} & set(typed):
-        print(parser.format_help().rstrip())
+        print(format_help(verb, program))
         return None
     found, rest = parser.parse_known_args(typed)
     values = {name: value for name, value in vars(found).items() if value is not None and name in hints}
@@ -70,6 +70,12 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     takes_keys = any(each.kind is each.VAR_KEYWORD for each in parameters)
     known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     return given | _keys(rest, known, takes_keys, program)
+
+
+def format_help(verb: Verb, program: str) -> str:
+    """Returns the help of a verb."""
+    parameters = list(inspect.signature(verb).parameters.values())
+    return _parser(verb, parameters, get_type_hints(verb), program).format_help().rstrip()
 
 
 class _Parser(argparse.ArgumentParser):
