@@ -5,6 +5,7 @@
 # make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends
 # make test-label   the bundles in a MONAI Label server, in an environment of its own (.venv-label)
 # make lint    style and types
+# make docs    the documentation as a site that opens offline, site/index.html; its links are checked
 # make bench   measurements of speed and memory, written to benchmarks/results
 # make bench-accuracy   networks compared on synthetic cohorts (hours)
 # make venv    just the virtual environment, which the others make too when there is none
@@ -47,7 +48,7 @@ OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
 KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
-.PHONY: venv demo overfit test torture test-label lint bench bench-accuracy clean
+.PHONY: venv demo overfit test torture test-label lint docs bench bench-accuracy clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -134,6 +135,12 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: $(READY)
+	@echo "== documentation"
+	@$(BIN)/python $(INSTALL) -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "the site: site/index.html"
+
 bench: $(READY)
 	@echo "== measurements"
 	@for name in query_counts patches pade training_step end_to_end; do echo "-- $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
@@ -144,4 +151,4 @@ bench-accuracy: $(READY)
 		echo "-- $$script"; $(BIN)/python benchmarks/$$script || exit 1; done
 
 clean:
-	rm -rf demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -61,7 +61,7 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     parameters = list(inspect.signature(verb).parameters.values())
     typed = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", each) for each in arguments]
     if {"-h", "--help"} & set(typed):
-        print(_parser(verb, parameters, hints, program).format_help().rstrip())
+        print(format_help(verb, program))
         return None
     typed, keys = _split_keys(typed, parameters, program)
     names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
@@ -74,6 +74,12 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     values = {name: value for name, value in vars(found).items() if value is not None and name in hints} | named
     given = {name: _convert(name, value, hints[name]) for name, value in values.items()}
     return given | {name: _read(text) for name, text in keys.items()}
+
+
+def format_help(verb: Verb, program: str) -> str:
+    """Returns the help of a verb."""
+    parameters = list(inspect.signature(verb).parameters.values())
+    return _parser(verb, parameters, get_type_hints(verb), program).format_help().rstrip()
 
 
 class _Parser(argparse.ArgumentParser):
