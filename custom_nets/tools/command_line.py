@@ -20,7 +20,9 @@ from custom_nets.typed_values import NULLS, TRUTHS, alternatives, fits, shown, t
 Verb = Callable[..., None]
 
 
-def run_command(arguments: Sequence[str], verbs: Mapping[str, Verb], program: str, version: str, about: str) -> None:
+def run_command(
+    arguments: Sequence[str], verbs: Mapping[str, Verb], program: str, version: Callable[[], str], about: str
+) -> None:
     """Runs the verb that a person typed, after everything typed was understood.
 
     Args:
@@ -28,7 +30,7 @@ def run_command(arguments: Sequence[str], verbs: Mapping[str, Verb], program: st
         verbs: functions by their names; positional parameters without default are typed in their order (a tuple takes
             one or more) or with their names, all others with their names, and those of `**keys` as they come.
         program: name of the command.
-        version: printed for `--version`.
+        version: gives what is printed for `--version`.
         about: what the command is for.
 
     Raises:
@@ -38,7 +40,7 @@ def run_command(arguments: Sequence[str], verbs: Mapping[str, Verb], program: st
     if name in ("-h", "--help", "help"):
         print(_overview(verbs, program, about))
     elif name == "--version":
-        print(f"{program} {version}")
+        print(f"{program} {version()}")
     elif name not in verbs:
         raise InputError(_unknown(f"verb '{name}'", name, list(verbs), f"{program} --help lists them"))
     else:

@@ -88,5 +88,7 @@ def evaluate_bundle(
 def _require_bundle(bundle: str | Path) -> None:
     if is_bundle(bundle):
         return
-    msg = f"{bundle}: is no bundle, there is no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
+    msg = (
+        f"{bundle}: is no bundle, there is no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
+    )
     raise InputError(msg)
