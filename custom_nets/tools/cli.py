@@ -196,7 +196,12 @@ def scores(file: str) -> None:
 
 
 def infer(
-    bundle: str, input: tuple[str, ...], output_dir: str, *, configs: tuple[str, ...] = (), **keys: object
+    bundle: str,
+    input: tuple[str, ...],  # noqa: A002 (the word that people type)
+    output_dir: str,
+    *,
+    configs: tuple[str, ...] = (),
+    **keys: object,
 ) -> None:
     """Infers cases with a trained bundle: label map, meshes, volumes and picture of each.
 

@@ -69,7 +69,7 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     named = {name: keys.pop(name) for name in names if name in keys}
     parser = _parser(verb, [each for each in parameters if each.name not in named], hints, program)
-    found, rest = parser.parse_known_args(typed)
+    found, rest = parser.parse_known_intermixed_args(typed)
     if rest:
         msg = f"'{rest[0]}' is one argument too many; {program} --help tells what it takes"
         raise InputError(msg)
@@ -112,7 +112,8 @@ def _parser(verb: Verb, parameters: Sequence[inspect.Parameter], hints: dict[str
             parser.add_argument(f"--{each.name}", required=required, help=f"{text}{default}", **options)
         else:
             several = any(get_origin(kind) is tuple for kind in alternatives(hints[each.name]))
-            parser.add_argument(each.name, help=text, metavar=each.name.upper(), **({"nargs": "+"} if several else {}))
+            options = {"metavar": each.name.upper(), **({"nargs": "+"} if several else {})}
+            parser.add_argument(each.name, help=text, **options)
     parser.add_argument("--debug", nargs="?", metavar="true|false", help="whether an error shows its traceback.")
     return parser
 

@@ -89,6 +89,6 @@ def _require_bundle(bundle: str | Path) -> None:
     if is_bundle(bundle):
         return
     msg = (
-        f"{bundle}: is no bundle, there is no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
+        f"{bundle}: is no bundle, it has no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
     )
     raise InputError(msg)
