@@ -136,8 +136,8 @@ class SaveCaseMetrics:
     """Handler that writes `metrics.csv` and `metrics.json` when an evaluator has seen all cases; first rank only.
 
     The numbers of each case come from `engine.state.metric_details`, where `monai.handlers.IgniteMetricHandler` leaves
-    them; the volumes are measured here. Columns: case, region, the metrics, `label_ml`, `prediction_ml`. MONAI's
-    `MetricsSaver` writes another `metrics.csv`: give it another folder.
+    them; the volumes are measured here. Columns: case, region, the metrics, `volume_error_ml`, `label_ml`,
+    `prediction_ml`. MONAI's `MetricsSaver` writes another `metrics.csv`: give it another folder.
 
     Args:
         output_dir: folder of the two files.
@@ -194,10 +194,10 @@ class SaveCaseMetrics:
             return
         cases = [one.case for one in measured]
         columns = self._columns(getattr(engine.state, "metric_details", {}), len(cases))
-        columns |= {
-            "label_ml": np.array([one.label for one in measured]),
-            "prediction_ml": np.array([one.prediction for one in measured]),
-        }
+        label, prediction = (
+            np.array(ml) for ml in zip(*((one.label, one.prediction) for one in measured), strict=True)
+        )
+        columns |= {"volume_error_ml": prediction - label, "label_ml": label, "prediction_ml": prediction}
         write_case_metrics(self.output_dir, cases, self.regions, columns)
 
     def _columns(self, details: Mapping[str, Any], cases: int) -> dict[str, np.ndarray]:

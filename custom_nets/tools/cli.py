@@ -39,19 +39,19 @@ def phantom(
     from custom_nets.tools.phantoms.brain import write_brain_phantoms
 
     if dataset == "brats":
-        _refuse(dataset, spacing=spacing)
+        _refuse_for(f"phantoms of {dataset}", spacing=spacing)
         write_brain_phantoms(output_dir, cases, shape or (240, 240, 155), seed, style=style)
     else:
-        _refuse(dataset, shape=shape, style=None if style == "standard" else style)
+        _refuse_for(f"phantoms of {dataset}", shape=shape, style=None if style == "standard" else style)
         write_abdomen_phantoms(output_dir, cases, spacing, seed)
     print(f"{cases} synthetic cases are in {output_dir}")
 
 
-def _refuse(dataset: str, **options: object) -> None:
+def _refuse_for(what: str, **options: object) -> None:
     """Refuses options that would have no effect."""
     for name, value in options.items():
         if value is not None:
-            msg = f"--{name} has no effect on phantoms of {dataset}; leave it out"
+            msg = f"--{name} has no effect on {what}; leave it out"
             raise InputError(msg)
 
 
@@ -235,20 +235,32 @@ def evaluate(
     results_dir: str,
     dataset_dir: str,
     *,
+    output_dir: str | None = None,
     configs: tuple[str, ...] = (),
     **keys: object,
 ) -> None:
-    """Scores results against labels.
+    """Scores results against labels; given a bundle in place of results, infers the labelled cases first.
 
     Args:
-        results_dir: folder of a bundle, which infers the cases first.
-        dataset_dir: folder of the labelled cases.
-        configs: of the bundle, after the main ones, such as variant (with commas between them).
-        keys: keys of the bundle, as its docs/README.md lists them: `--evaluation_section all`.
+        results_dir: folder of results, ours or another program's (<case>.nii.gz, <case>/<case>_prediction.nii.gz); or
+            folder of a bundle.
+        dataset_dir: folder of the labelled cases; of results also a folder of label files.
+        output_dir: folder of metrics.csv and metrics.json (default: results_dir; of a bundle its eval).
+        configs: of a bundle, after the main ones, such as variant (with commas between them).
+        keys: of results: `--dataset RECORD` or `--labels 'WT=1,2,4 ET=4'` (what the numbers mean; default: recognised),
+            `--results_dataset RECORD` (where the results have other numbers), `--regions WT,ET`, `--missing refuse`
+            (or leave_out, empty), `--tolerance 1` (mm, of surface Dice), `--lesion_dilation 3` (mm),
+            `--lesion_min_ml 0.05`; of a bundle: its keys, such as `--evaluation_section all` for every case of
+            dataset_dir.
     """
-    from custom_nets.tools.running import evaluate_bundle
+    from custom_nets.tools.running import evaluate_bundle, evaluate_results, is_bundle
 
-    print(evaluate_bundle(results_dir, dataset_dir, configs, keys))
+    if is_bundle(results_dir):
+        places = {} if output_dir is None else {"output_dir": output_dir}
+        print(evaluate_bundle(results_dir, dataset_dir, configs, {**places, **keys}))
+        return
+    _refuse_for("results", configs=configs or None)
+    print(evaluate_results(results_dir, dataset_dir, output_dir or results_dir, keys))
 
 
 def memory(

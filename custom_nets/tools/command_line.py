@@ -78,6 +78,24 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     return given | {name: _read(text) for name, text in keys.items()}
 
 
+def checked_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was typed for the keyword-only parameters of a function, as their types.
+
+    Raises:
+        InputError: when one is unknown, or a value is not of its type.
+    """
+    hints = get_type_hints(function)
+    known = [each.name for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise InputError(_unknown(f"option --{name}", name, known, f"expected {', '.join(known)}", "--"))
+    return {name: _convert(name, _as_typed(value), hints[name]) for name, value in options.items()}
+
+
+def _as_typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def format_help(verb: Verb, program: str) -> str:
     """Returns the help of a verb."""
     parameters = list(inspect.signature(verb).parameters.values())

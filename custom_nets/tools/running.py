@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from custom_nets.errors import InputError
+from custom_nets.logs import duration
 from custom_nets.tools.bundle_config import METADATA, run_bundle
+from custom_nets.tools.command_line import checked_options
 from custom_nets.tools.score_table import format_scores
 
 _INPUT = "dataset_dir"
@@ -85,10 +88,34 @@ def evaluate_bundle(
     return format_scores(Path(str(given.get(_OUTPUT, Path(bundle) / "eval"))) / "metrics.json")
 
 
+def evaluate_results(
+    results_dir: str | Path, labels_dir: str | Path, output_dir: str | Path, options: Mapping[str, Any]
+) -> str:
+    """Scores results that exist, see `score_results`.
+
+    Args:
+        results_dir: folder of the results.
+        labels_dir: folder of the labels.
+        output_dir: folder of the scores.
+        options: of `score_results`, as typed.
+
+    Returns:
+        The scores as a table, and where they are.
+
+    Raises:
+        InputError: when an option is unknown or of a wrong type, or results and labels do not fit.
+    """
+    from custom_nets.tools.scoring import score_results
+
+    checked = checked_options(score_results, options)
+    start = time.perf_counter()
+    file = score_results(results_dir, labels_dir, output_dir, **checked)
+    spent = duration(time.perf_counter() - start)
+    return f"{format_scores(file)}\nscored in {spent}; results: {file.with_suffix('.csv')}, {file}"
+
+
 def _require_bundle(bundle: str | Path) -> None:
     if is_bundle(bundle):
         return
-    msg = (
-        f"{bundle}: is no bundle, it has no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
-    )
+    msg = f"{bundle}: is no bundle, it has no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
     raise InputError(msg)
