@@ -13,6 +13,7 @@ from custom_nets.errors import InputError
 from custom_nets.networks.checkpointing import run_layer
 from custom_nets.networks.export_ops import is_traced
 from custom_nets.networks.modality_dropout import ModalityDropout
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.nvnet.vae import VariationalBranch
 from custom_nets.networks.torchscript import ScriptedNetwork
 
@@ -119,6 +120,15 @@ class NvNet(SegResNet):
                 checkpointing=settings.checkpointing,
             )
         self.register_load_state_dict_pre_hook(_leave_out_the_branch)
+
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Which weights belong to single channels or regions, see `map_weights`."""
+        makes = {
+            "conv_final.2.conv": NamedAxis("regions", 0),
+            "vae.end.conv": NamedAxis("channels", 0),
+        }
+        first = {"convInit.conv.weight": NamedAxis("channels", 1, True)}
+        return {**first, **{f"{name}.{part}": axis for name, axis in makes.items() for part in ("weight", "bias")}}
 
     def forward(self, x: Tensor) -> NvNetOutput | Tensor:  # type: ignore[override]
         """Segments an image, and in training reconstructs it.

@@ -13,6 +13,7 @@ from torch import Tensor
 from custom_nets.errors import InputError
 from custom_nets.networks.base import Decoder, OccupancyNetworkBase, working_dtype
 from custom_nets.networks.geometry import plain_tensor, resize_to_grid, unit_coordinates, unit_steps
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.ossnet.decoder import OSSNetDecoder
 from custom_nets.networks.ossnet.encoder import Latent, OSSNetEncoder
 from custom_nets.networks.ossnet.folded import FoldedDecoder
@@ -163,6 +164,13 @@ class OSSNet(OccupancyNetworkBase):
         sizes = dict(PUBLISHED[dataset])
         settings = OSSNetSettings(coordinates="voxel", latent_size=sizes.pop("latent_size"))
         return cls(variant, num_regions=1, settings=settings, **sizes)
+
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Which weights belong to single channels or regions, see `map_weights`; patches mix all channels."""
+        reads = {f"encoder.blocks.0.{part}.weight": NamedAxis("channels", 1, True) for part in ("conv1", "skip")}
+        makes = {f"{part}.weight": NamedAxis("regions", 0) for part in ("encoder.segmentation", "decoder.to_logits")}
+        mixed = (name for name in self.state_dict() if name.startswith("decoder.patch_mapping."))
+        return {**reads, **makes, **dict.fromkeys(mixed)}
 
     @property
     def bytes_per_point(self) -> int:

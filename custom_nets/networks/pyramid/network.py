@@ -26,6 +26,7 @@ from custom_nets.networks.geometry import (
     unit_coordinates,
     unit_steps,
 )
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.pyramid.encoder import PyramidEncoder
 from custom_nets.networks.pyramid.sampling import sample_features, sample_neighbourhoods
 
@@ -201,6 +202,18 @@ class PyramidOSSNet(OccupancyNetworkBase):
             parts.append(self._views(samples, dim=2).flatten(2))
         parts.append(unit_coordinates(points, unit_steps(image)))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
+
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Which weights belong to single channels or regions, see `map_weights`."""
+        views = 1 if self.contrast is None else 2
+        inputs = self.get_parameter("decoder.0.weight").shape[1]
+        features = inputs - 3 - views * self.in_channels * self.neighbourhood**3
+        raw = NamedAxis("channels", 1, True, features, views, self.neighbourhood**3, 3)
+        made = {f"encoder.segmentation.{part}": NamedAxis("regions", 0) for part in ("weight", "bias")}
+        last = f"decoder.{len(self.decoder) - 1}"
+        made |= {f"{last}.{part}": NamedAxis("regions", 0) for part in ("weight", "bias")}
+        first = NamedAxis("channels", 1, True, views=views)
+        return {"encoder.levels.0.0.conv.weight": first, "decoder.0.weight": raw, **made}
 
     def _views(self, values: Tensor, dim: int) -> Tensor:
         """What the network sees of intensities: with `contrast`, twice the channels along `dim`."""
