@@ -21,7 +21,7 @@ _GROUPS = 8  # of group norm
 
 
 class NvNetOutput(NamedTuple):
-    """What NvNet gives in training; the last three are None without the variational branch.
+    """Output of NvNet in training; the last three are None without the variational branch.
 
     Attributes:
         logits: of the regions `[B, R, H, W, D]`.
@@ -38,7 +38,7 @@ class NvNetOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class NvNetSettings:
-    """What is rarely changed of an `NvNet`.
+    """Settings of an `NvNet` that are rarely changed.
 
     Args:
         latent_size: numbers L of the variational branch's latent vector.
@@ -122,7 +122,7 @@ class NvNet(SegResNet):
         self.register_load_state_dict_pre_hook(_leave_out_the_branch)
 
     def named_axes(self) -> dict[str, NamedAxis | None]:
-        """Which weights belong to single channels or regions, see `map_weights`."""
+        """Returns the axes of weights that belong to single channels or regions, see `map_weights`."""
         makes = {
             "conv_final.2.conv": NamedAxis("regions", 0),
             "vae.end.conv": NamedAxis("channels", 0),
@@ -166,7 +166,7 @@ class NvNet(SegResNet):
         return self.conv_final(x)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` takes instead of this network."""
+        """Returns the module that `torch.jit.script` takes instead of this network."""
         return ScriptedNetwork(self, self.in_channels)
 
 
