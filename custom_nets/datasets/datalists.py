@@ -25,9 +25,12 @@ logger = logging.getLogger(__name__)
 
 Labels = Literal["required", "optional", "ignore"]
 
+All = Literal["all"]
+"""All cases, in place of the name of a section."""
+
 
 def datalist(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str],
     labels: Labels = "required",
     check: bool = True,
     *,
@@ -67,7 +70,8 @@ def datalist(
             twice, or a case is faulty.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, labels, missing_modalities)
+    found = _recognise(dataset_dir, dataset, modalities, labels)
+    items = _list_items(found, dataset_dir, modalities, labels, missing_modalities)
     if check:
         raise_faults(check_datalist(items, _check(modalities, missing_modalities))[1], len(items))
     return settle_identity_affines(items, identity_affines, check)
@@ -75,7 +79,7 @@ def datalist(
 
 def labelled_cases(
     dataset_dir: str | os.PathLike,
-    section: Section,
+    section: Section | All,
     split_file: str | os.PathLike | None = None,
     check: bool = True,
     *,
@@ -87,11 +91,11 @@ def labelled_cases(
     test: int | float = 0,
     seed: int = 0,
 ) -> list[Item]:
-    """Lists the labelled cases of one section of a split; for configs.
+    """Lists the labelled cases of one section of a split, or all there are; for configs.
 
     Args:
         dataset_dir: see `datalist`.
-        section: "training", "validation" or "test".
+        section: "training", "validation" or "test"; or "all", with which no split is read or made.
         dataset: see `datalist`.
         modalities: likewise.
         split_file: the split; it is used when it exists, otherwise made and written there. None writes nothing.
@@ -106,8 +110,14 @@ def labelled_cases(
         InputError: see `datalist` and `split_section`.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities)
-    chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
+    found = _recognise(dataset_dir, dataset, modalities, "required")
+    items = _list_items(found, dataset_dir, modalities, "required", missing_modalities)
+    total = len(items)
+    if section != "all":
+        items = split_section(items, section, split_file, validation=validation, test=test, seed=seed)
+    chosen = in_order(items)
+    titles = ", ".join(entry.record.title if entry.record else "an unknown data set" for entry in found)
+    logger.info("%s: %d of %d cases (%s)", section, len(chosen), total, titles)
     if check:
         raise_faults(check_datalist(chosen, _check(modalities, missing_modalities))[1], len(chosen))
     _warn_of_absent(chosen, modalities)
@@ -115,9 +125,9 @@ def labelled_cases(
 
 
 def cases_to_infer(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str],
     split_file: str | os.PathLike | None = None,
-    section: Section = "test",
+    section: Section | All = "test",
     *,
     dataset: str | os.PathLike | None = None,
     modalities: Sequence[str] | None = None,
@@ -128,11 +138,11 @@ def cases_to_infer(
     """Lists the cases to infer: a faulty one is logged and left out, so that it does not stop the others.
 
     Args:
-        dataset_dir: see `datalist`; labels are optional.
+        dataset_dir: see `datalist`, also several folders or files; labels are optional.
         dataset: see `datalist`.
         modalities: likewise.
         split_file: an existing split, to infer the cases of one section alone; None takes all cases.
-        section: of that split.
+        section: of that split; "all" takes all cases.
         record: JSON file that is written with the grid of each case, faulty ones too; `custom-nets submission` compares
             the results with it.
         missing_modalities: see `datalist`; cases that lack a modality are logged.
@@ -142,8 +152,11 @@ def cases_to_infer(
         InputError: when no case can be used, or the split does not belong to the data set.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "optional", missing_modalities)
-    if split_file is not None:
+    found = _recognise(dataset_dir, dataset, modalities, "optional")
+    for entry in found:
+        logger.info(entry.line)
+    items = _list_items(found, dataset_dir, modalities, "optional", missing_modalities)
+    if split_file is not None and section != "all":
         items = in_order(apply_split(items, split_file, (section,))[section])
     if record is not None:
         save_case_record(record, items)
@@ -231,13 +244,12 @@ def require_channels(record: Record, modalities: Sequence[str], missing_modaliti
     raise InputError(msg)
 
 
-def _list_items(
-    dataset_dir: str | os.PathLike,
+def _recognise(
+    dataset_dir: str | os.PathLike | Sequence[str],
     dataset: str | os.PathLike | None,
     modalities: Sequence[str] | None,
     labels: Labels,
-    missing_modalities: bool,
-) -> list[Item]:
+) -> list[Recognised]:
     if labels not in get_args(Labels):
         msg = f"labels={labels!r} is unknown; expected one of {', '.join(get_args(Labels))}"
         raise InputError(msg)
@@ -246,6 +258,16 @@ def _list_items(
         found = [entry._replace(cases=_training_cases(entry)) for entry in found]
     if labels == "ignore":
         found = [entry._replace(cases=[c for c in entry.cases if not _is_orphan(c)]) for entry in found]
+    return found
+
+
+def _list_items(
+    found: Sequence[Recognised],
+    dataset_dir: str | os.PathLike | Sequence[str],
+    modalities: Sequence[str] | None,
+    labels: Labels,
+    missing_modalities: bool,
+) -> list[Item]:
     items = items_of(found, modalities, missing_modalities)
     if labels == "ignore":
         for item in items:
@@ -313,7 +335,7 @@ def _image(
     return files
 
 
-def _require_labels(items: Sequence[Item], dataset_dir: str | os.PathLike) -> None:
+def _require_labels(items: Sequence[Item], dataset_dir: object) -> None:
     # The check of a case without any file says more.
     unlabelled = [item["case"] for item in items if "label" not in item and _first_file(item)]
     if unlabelled:

@@ -44,7 +44,7 @@ class CaseDataset(Dataset):
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, with a batch of one case, except that a case that fails is left out, and named at the end.
+    """MONAI's evaluator, with a batch of one case, except that a case that fails is left out, and named at once.
 
     `run` ends the process with `SOME_LEFT_OUT` where cases were left out, and raises an `InputError` where all were.
     A data list may name in an attribute `left_out` those that were left out before.
@@ -64,16 +64,21 @@ class CaseEvaluator(SupervisedEvaluator):
             SystemExit: with `SOME_LEFT_OUT` when some could not.
         """
         super().run(global_epoch)
-        before = list(getattr(self.data_loader.dataset.data, "left_out", ()))  # type: ignore[union-attr]
-        reasons = [*before, *self.left_out.values()]
+        reasons = self.reasons()
         if not reasons:
             return
-        total = len(before) + int(self.state.epoch_length or 0)
-        if len(reasons) == total:
-            msg = "\n".join([f"all {total} cases were left out:", *reasons])
+        if len(reasons) == len(self.left_out_before()) + int(self.state.epoch_length or 0):
+            msg = "\n".join([f"all {len(reasons)} cases were left out:", *reasons])
             raise InputError(msg)
-        logger.error("\n".join([f"{len(reasons)} of {total} cases were left out:", *reasons]))
         raise SystemExit(SOME_LEFT_OUT)
+
+    def left_out_before(self) -> list[str]:
+        """Returns one line for each case that was left out when the cases were listed."""
+        return list(getattr(self.data_loader.dataset.data, "left_out", ()))  # type: ignore[union-attr]
+
+    def reasons(self) -> list[str]:
+        """Returns one line for each case that was left out."""
+        return [*self.left_out_before(), *self.left_out.values()]
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: Any) -> Any:
         case = _first(batchdata.get("case")) if isinstance(batchdata, Mapping) else None

@@ -1,4 +1,4 @@
-"""A case that fails is left out, whatever its fault; the others go on, and the end says who and why."""
+"""A case that fails is left out, whatever its fault; the others go on."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_one_that_cannot_be_read(fault, workers, caplog):
     assert done == ["A", "C"]
     assert isinstance(error, SystemExit)
     assert error.code == 3
-    assert caplog.messages[-1].startswith("1 of 3 cases were left out:\ncase B")
+    assert [message for message in caplog.messages if message.startswith("left out: case B")] == caplog.messages[-1:]
 
 
 class Fails(torch.nn.Module):
@@ -110,4 +110,4 @@ def test_all_left_out():
 def test_cases_left_out_before_count(caplog):
     done, error = infer(CaseList(cases(A=1)))
     assert (done, error.code) == (["A"], 3)
-    assert caplog.messages[-1] == "1 of 2 cases were left out:\ncase Z, file z: damaged"
+    assert caplog.messages == []  # what listed them has named them
