@@ -86,6 +86,7 @@ def labelled_cases(
     validation: int | float = 0.2,
     test: int | float = 0,
     seed: int = 0,
+    leave_out: bool = False,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split; for configs.
 
@@ -101,17 +102,33 @@ def labelled_cases(
         validation: share or number of cases, see `split_cases`.
         test: likewise.
         seed: of the split.
+        leave_out: whether a faulty case of the section, or one without a label, is logged and left out, so that it
+            does not stop the others.
 
     Raises:
         InputError: see `datalist` and `split_section`.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities)
+    items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities, leave_out)
     chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
+    faults: list[str] = []
     if check:
-        raise_faults(check_datalist(chosen, _check(modalities, missing_modalities))[1], len(chosen))
+        good, faults = check_datalist(chosen, partial(_labelled, check=_check(modalities, missing_modalities)))
+        if not leave_out or not good:
+            raise_faults(faults, len(chosen))
+        chosen = good
+    for fault in faults:
+        logger.error("left out: %s", fault)
     _warn_of_absent(chosen, modalities)
-    return settle_identity_affines(chosen, identity_affines, check)
+    return CaseList(settle_identity_affines(chosen, identity_affines, check), faults)
+
+
+def _labelled(item: Item, check: Check) -> None:
+    """Checks a case as `check` does, and that it has a label."""
+    check(item)
+    if "label" not in item:
+        msg = f"{where(item['case'], _first_file(item))}: the case has no label; add it, or take the case out"
+        raise InputError(msg)
 
 
 def cases_to_infer(
@@ -237,6 +254,7 @@ def _list_items(
     modalities: Sequence[str] | None,
     labels: Labels,
     missing_modalities: bool,
+    leave_out: bool = False,
 ) -> list[Item]:
     if labels not in get_args(Labels):
         msg = f"labels={labels!r} is unknown; expected one of {', '.join(get_args(Labels))}"
@@ -251,7 +269,7 @@ def _list_items(
         for item in items:
             item.pop("label", None)
     if labels == "required":
-        _require_labels(items, dataset_dir)
+        _require_labels(items, dataset_dir, some=leave_out)
     return items
 
 
@@ -313,10 +331,10 @@ def _image(
     return files
 
 
-def _require_labels(items: Sequence[Item], dataset_dir: str | os.PathLike) -> None:
+def _require_labels(items: Sequence[Item], dataset_dir: str | os.PathLike, some: bool) -> None:
     # The check of a case without any file says more.
     unlabelled = [item["case"] for item in items if "label" not in item and _first_file(item)]
-    if unlabelled:
+    if unlabelled and not (some and any("label" in item for item in items)):
         msg = (
             f"{dataset_dir}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
             "give the folder of the training cases, add the labels (beside the images, or labelsTr beside imagesTr), "
