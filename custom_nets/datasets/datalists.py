@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -144,6 +145,9 @@ def cases_to_infer(
 ) -> list[Item]:
     """Lists the cases to infer: a faulty one is logged and left out, so that it does not stop the others.
 
+    A case whose name differs from another's in capitals alone is renamed, with a warning: on macOS and Windows their
+    results would meet.
+
     Args:
         dataset_dir: see `datalist`; labels are optional.
         dataset: see `datalist`.
@@ -162,6 +166,7 @@ def cases_to_infer(
     items = _list_items(dataset_dir, dataset, modalities, "optional", missing_modalities)
     if split_file is not None:
         items = in_order(apply_split(items, split_file, (section,))[section])
+    items = _apart_without_capitals(items)
     if record is not None:
         save_case_record(record, items)
     check = _check(modalities, missing_modalities)
@@ -172,6 +177,21 @@ def cases_to_infer(
         logger.error("left out: %s", fault)
     _warn_of_absent(good, modalities)
     return CaseList(settle_identity_affines(good, identity_affines, report=True), faults)
+
+
+def _apart_without_capitals(items: Sequence[Item]) -> list[Item]:
+    """Renames all but the first of cases whose names a file system that knows no capitals takes for one."""
+    seen: set[str] = set()
+    named = []
+    for item in items:
+        case = str(item["case"])
+        if case.casefold() in seen:
+            other = f"{case} ({hashlib.sha256(case.encode('utf-8', 'surrogateescape')).hexdigest()[:6]})"
+            logger.warning("case %s is called %s here: another's name differs in capitals alone", case, other)
+            item = {**item, "case": other}
+        seen.add(str(item["case"]).casefold())
+        named.append(item)
+    return named
 
 
 def _without_faulty_label(item: Item, check: Check) -> Item:
