@@ -150,7 +150,7 @@ def show_errors(debug: bool = False) -> None:
             print("ended, because another process of this job did", file=sys.stderr)
         else:
             message = explain(error)
-            _tell_torchrun(message)
+            tell_torchrun(message)
             print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = show
@@ -186,7 +186,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _tell_torchrun(message: str) -> None:
+def tell_torchrun(message: str) -> None:
     """Writes what ended this process where torchrun looks for it, when torchrun started it."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
