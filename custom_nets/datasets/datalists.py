@@ -86,6 +86,8 @@ def labelled_cases(
     validation: int | float = 0.2,
     test: int | float = 0,
     seed: int = 0,
+    fold: int | None = None,
+    folds: int = 5,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split; for configs.
 
@@ -101,13 +103,16 @@ def labelled_cases(
         validation: share or number of cases, see `split_cases`.
         test: likewise.
         seed: of the split.
+        fold: number of the fold of a cross-validation that is the validation, see `split_section`; None: no folds.
+        folds: their number, see `split_folds`.
 
     Raises:
         InputError: see `datalist` and `split_section`.
     """
     check_identity_option(identity_affines)
     items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities)
-    chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
+    sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}
+    chosen = in_order(split_section(items, section, split_file, seed=seed, **sizes))
     if check:
         raise_faults(check_datalist(chosen, _check(modalities, missing_modalities))[1], len(chosen))
     _warn_of_absent(chosen, modalities)
