@@ -92,6 +92,8 @@ def labelled_cases(
     test: int | float = 0,
     seed: int = 0,
     leave_out: bool = False,
+    fold: int | None = None,
+    folds: int = 5,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split, or all there are; for configs.
 
@@ -109,6 +111,8 @@ def labelled_cases(
         seed: of the split.
         leave_out: whether a faulty case of the section, or one without a label, is logged and left out, so that it
             does not stop the others.
+        fold: number of the fold of a cross-validation that is the validation, see `split_section`; None: no folds.
+        folds: their number, see `split_folds`.
 
     Raises:
         InputError: see `datalist` and `split_section`.
@@ -118,7 +122,8 @@ def labelled_cases(
     items = _list_items(found, dataset_dir, modalities, "required", missing_modalities, leave_out)
     total = len(items)
     if section != "all":
-        items = split_section(items, section, split_file, validation=validation, test=test, seed=seed)
+        sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}
+        items = split_section(items, section, split_file, seed=seed, **sizes)
     chosen = in_order(items)
     titles = ", ".join(entry.record.title if entry.record else "an unknown data set" for entry in found)
     logger.info("%s: %d of %d cases (%s)", section, len(chosen), total, titles)
