@@ -10,6 +10,7 @@ import difflib
 import inspect
 import logging
 import math
+import multiprocessing
 import re
 import sys
 import traceback
@@ -85,6 +86,7 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     """
     show_errors()
     end_at_sigterm()
+    choose_start_method()
     if workflow is None:
         return
     parser, typed = workflow.parser, _typed_keys()
@@ -97,6 +99,18 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     if "bundle_root" in parser:
         parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
     keep_paths(parser, typed)  # again: the checks have read the configs anew
+
+
+def choose_start_method() -> None:
+    """Fixes how processes of loaders are started, for what has not chosen: by fork, and by spawn on macOS and Windows.
+
+    These are Python's defaults before 3.14. MONAI cannot invert transforms that ran in a process which was started by
+    forkserver, the default since, or by spawn where that was not set.
+    """
+    if multiprocessing.get_start_method(allow_none=True) not in ("fork", "spawn"):
+        method = "spawn" if sys.platform in ("darwin", "win32") else "fork"
+        logger.debug("processes of loaders are started by %s", method)
+        multiprocessing.set_start_method(method, force=True)
 
 
 def name_data_set(parser: ConfigParser, folder: Path, typed: dict[str, Any]) -> None:

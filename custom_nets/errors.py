@@ -63,12 +63,12 @@ REMEDIES = {
         "PyTorch finds no GPU; give --device cpu, or install a PyTorch and a driver that fit the GPU"
     ),
 }
-"""What is said of an exception whose type and message match a pattern; the first that matches counts."""
+"""Messages for exceptions by patterns of their type and message; the first that matches counts."""
 
 _IN_WORKER = "Original Traceback"  # of what a loader's process hands over
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-"""What gloo and NCCL say in a process when another has died."""
+"""Messages of gloo and NCCL in a process when another one has died."""
 
 
 class InputError(ValueError):
@@ -150,7 +150,7 @@ def show_errors(debug: bool = False) -> None:
             print("ended, because another process of this job did", file=sys.stderr)
         else:
             message = explain(error)
-            _tell_torchrun(message)
+            tell_torchrun(message)
             print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = show
@@ -186,7 +186,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _tell_torchrun(message: str) -> None:
+def tell_torchrun(message: str) -> None:
     """Writes what ended this process where torchrun looks for it, when torchrun started it."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:

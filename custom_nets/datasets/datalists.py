@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -90,6 +91,9 @@ def labelled_cases(
     validation: int | float = 0.2,
     test: int | float = 0,
     seed: int = 0,
+    leave_out: bool = False,
+    fold: int | None = None,
+    folds: int = 5,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split, or all there are; for configs.
 
@@ -105,23 +109,42 @@ def labelled_cases(
         validation: share or number of cases, see `split_cases`.
         test: likewise.
         seed: of the split.
+        leave_out: whether a faulty case of the section, or one without a label, is logged and left out, so that it
+            does not stop the others.
+        fold: number of the fold of a cross-validation that is the validation, see `split_section`; None: no folds.
+        folds: their number, see `split_folds`.
 
     Raises:
         InputError: see `datalist` and `split_section`.
     """
     check_identity_option(identity_affines)
     found = _recognise(dataset_dir, dataset, modalities, "required")
-    items = _list_items(found, dataset_dir, modalities, "required", missing_modalities)
+    items = _list_items(found, dataset_dir, modalities, "required", missing_modalities, leave_out)
     total = len(items)
     if section != "all":
-        items = split_section(items, section, split_file, validation=validation, test=test, seed=seed)
+        sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}
+        items = split_section(items, section, split_file, seed=seed, **sizes)
     chosen = in_order(items)
     titles = ", ".join(entry.record.title if entry.record else "an unknown data set" for entry in found)
     logger.info("%s: %d of %d cases (%s)", section, len(chosen), total, titles)
+    faults: list[str] = []
     if check:
-        raise_faults(check_datalist(chosen, _check(modalities, missing_modalities))[1], len(chosen))
+        good, faults = check_datalist(chosen, partial(_labelled, check=_check(modalities, missing_modalities)))
+        if not leave_out or not good:
+            raise_faults(faults, len(chosen))
+        chosen = good
+    for fault in faults:
+        logger.error("left out: %s", fault)
     _warn_of_absent(chosen, modalities)
-    return settle_identity_affines(chosen, identity_affines, check)
+    return CaseList(settle_identity_affines(chosen, identity_affines, check), faults)
+
+
+def _labelled(item: Item, check: Check) -> None:
+    """Checks a case as `check` does, and that it has a label."""
+    check(item)
+    if "label" not in item:
+        msg = f"{where(item['case'], _first_file(item))}: the case has no label; add it, or take the case out"
+        raise InputError(msg)
 
 
 def cases_to_infer(
@@ -136,6 +159,9 @@ def cases_to_infer(
     identity_affines: IdentityAffines = "keep",
 ) -> list[Item]:
     """Lists the cases to infer: a faulty one is logged and left out, so that it does not stop the others.
+
+    A case whose name differs from another's in capitals alone is renamed, with a warning: on macOS and Windows their
+    results would meet.
 
     Args:
         dataset_dir: see `datalist`, also several folders or files; labels are optional.
@@ -158,6 +184,7 @@ def cases_to_infer(
     items = _list_items(found, dataset_dir, modalities, "optional", missing_modalities)
     if split_file is not None and section != "all":
         items = in_order(apply_split(items, split_file, (section,))[section])
+    items = _apart_without_capitals(items)
     if record is not None:
         save_case_record(record, items)
     check = _check(modalities, missing_modalities)
@@ -168,6 +195,21 @@ def cases_to_infer(
         logger.error("left out: %s", fault)
     _warn_of_absent(good, modalities)
     return CaseList(settle_identity_affines(good, identity_affines, report=True), faults)
+
+
+def _apart_without_capitals(items: Sequence[Item]) -> list[Item]:
+    """Renames all but the first of cases whose names a file system that knows no capitals takes for one."""
+    seen: set[str] = set()
+    named = []
+    for item in items:
+        case = str(item["case"])
+        if case.casefold() in seen:
+            other = f"{case} ({hashlib.sha256(case.encode('utf-8', 'surrogateescape')).hexdigest()[:6]})"
+            logger.warning("case %s is called %s here: another's name differs in capitals alone", case, other)
+            item = {**item, "case": other}
+        seen.add(str(item["case"]).casefold())
+        named.append(item)
+    return named
 
 
 def _without_faulty_label(item: Item, check: Check) -> Item:
@@ -267,13 +309,14 @@ def _list_items(
     modalities: Sequence[str] | None,
     labels: Labels,
     missing_modalities: bool,
+    leave_out: bool = False,
 ) -> list[Item]:
     items = items_of(found, modalities, missing_modalities)
     if labels == "ignore":
         for item in items:
             item.pop("label", None)
     if labels == "required":
-        _require_labels(items, dataset_dir)
+        _require_labels(items, dataset_dir, some=leave_out)
     return items
 
 
@@ -335,10 +378,10 @@ def _image(
     return files
 
 
-def _require_labels(items: Sequence[Item], dataset_dir: object) -> None:
+def _require_labels(items: Sequence[Item], dataset_dir: object, some: bool) -> None:
     # The check of a case without any file says more.
     unlabelled = [item["case"] for item in items if "label" not in item and _first_file(item)]
-    if unlabelled:
+    if unlabelled and not (some and any("label" in item for item in items)):
         msg = (
             f"{dataset_dir}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
             "give the folder of the training cases, add the labels (beside the images, or labelsTr beside imagesTr), "

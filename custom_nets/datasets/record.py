@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from custom_nets.errors import InputError
 
 Kind = Literal["MRI", "CT", "other"]
-"""What the intensities of a channel are."""
+"""Kind of intensities of a channel."""
 
 FOLDER = Path(__file__).with_name("records")
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -97,7 +97,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Challenge:
-    """What the challenge of one year expects of a submission.
+    """Requirements of the challenge of one year on a submission.
 
     Args:
         year: of the challenge.
@@ -142,6 +142,7 @@ class Record:
         others: whether cases with other names, whose files end alike, are taken for this data set, too.
         unlabelled: regular expression of the names of test cases, which are published without labels.
         mirrors: whether left and right may be exchanged without harm (in augmentation).
+        stripped: whether its MRI are brains without skull on a background of exactly 0; checks warn of others.
         grid: `(x, y, z)` in voxels, where all cases share one.
         spacing: mm between voxels, likewise.
         challenges: what submissions must be like.
@@ -163,6 +164,7 @@ class Record:
     others: bool = False
     unlabelled: str = ""
     mirrors: bool = True
+    stripped: bool = False
     grid: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     challenges: tuple[Challenge, ...] = ()
@@ -195,6 +197,10 @@ class Record:
         """Returns the channel that a name means, by itself or by one of its endings; None when there is none."""
         by_name = {channel.name.lower(): channel.name for channel in self.channels}
         return by_name.get(name.lower()) or self.ends.get(name.lower())
+
+    def kind_of(self, channel: str) -> Kind:
+        """Returns what the intensities of a channel are, by its name in the record."""
+        return next((each.kind for each in self.channels if each.name == channel), "other")
 
     def require_labels(self) -> Labels:
         """Returns the label numbers.
@@ -317,6 +323,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             others=bool(content.get("others", False)),
             unlabelled=_pattern(content.get("unlabelled", "")),
             mirrors=bool(content.get("mirrors", True)),
+            stripped=bool(content.get("stripped", False)),
             grid=_triple(content.get("grid"), int),
             spacing=_triple(content.get("spacing"), float),
             challenges=tuple(_challenge(entry) for entry in content.get("challenges", ())),

@@ -11,6 +11,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from custom_nets.distributed import gather_items
 from custom_nets.engines.case_by_case import CaseEvaluator
 from custom_nets.handlers.scores import loss_of
 from custom_nets.logs import duration
@@ -79,11 +80,12 @@ class Progress:
         self._close(engine)
         if self.results is None:
             return
-        done = engine.state.iteration - len(getattr(engine, "left_out", ()))
+        done = sum(gather_items([engine.state.iteration - len(getattr(engine, "left_out", ()))]))
         left_out = len(engine.reasons()) if isinstance(engine, CaseEvaluator) else 0
-        named = f", {left_out} left out (named above)" if left_out else ""
+        told = f", {left_out} left out" if left_out else ""
         spent = duration(time.perf_counter() - self._started)
-        logger.info("%d %s%s in %s%s; results: %s", done, self.unit, "s" * (done != 1), spent, named, self.results)
+        if idist.get_rank() == 0:
+            logger.info("%d %s%s in %s%s; results: %s", done, self.unit, "s" * (done != 1), spent, told, self.results)
 
     def _close(self, _engine: Engine) -> None:
         if self._bar is not None:

@@ -195,6 +195,22 @@ def scores(file: str) -> None:
     print(format_scores(file))
 
 
+def folds(folder: str, score: str = "dice", json: str | None = None) -> None:
+    """Sums up the folds of a cross-validation, and compares their ensemble with each one where both were tested.
+
+    Args:
+        folder: of the bundle, or the one that holds the evaluations fold_0, fold_1 and so on.
+        score: a column of metrics.csv, such as dice, iou or hd95_mm.
+        json: file that the table is written to, as JSON.
+    """
+    from custom_nets.tools.fold_table import format_folds, format_folds_json, sum_up_folds
+
+    summary = sum_up_folds(folder, score)
+    if json is not None:
+        Path(json).write_text(format_folds_json(summary), encoding="utf-8")
+    print(format_folds(summary))
+
+
 def infer(
     bundle: str,
     input: tuple[str, ...],  # noqa: A002 (the word that people type)
@@ -257,7 +273,7 @@ def evaluate(
 
     if is_bundle(results_dir):
         places = {} if output_dir is None else {"output_dir": output_dir}
-        print(evaluate_bundle(results_dir, dataset_dir, configs, {**places, **keys}))
+        evaluate_bundle(results_dir, dataset_dir, configs, {**places, **keys})
         return
     _refuse_for("results", configs=configs or None)
     print(evaluate_results(results_dir, dataset_dir, output_dir or results_dir, keys))
@@ -433,6 +449,7 @@ VERBS: dict[str, Verb] = {
     "check": check,
     "stack": stack,
     "scores": scores,
+    "folds": folds,
     "submission": submission,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,

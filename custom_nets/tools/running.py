@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from custom_nets.engines.case_by_case import SOME_LEFT_OUT
 from custom_nets.errors import InputError
 from custom_nets.logs import duration
 from custom_nets.tools.bundle_config import METADATA, run_bundle
@@ -68,8 +69,8 @@ def train_bundle(
 
 def evaluate_bundle(
     bundle: str | Path, dataset_dir: str | Path, configs: Sequence[str] = (), keys: Mapping[str, Any] | None = None
-) -> str:
-    """Infers labelled cases and scores them, see the bundle's `evaluate.json`.
+) -> None:
+    """Infers labelled cases and scores them, see the bundle's `evaluate.json`; prints the scores as a table.
 
     Args:
         bundle: its folder.
@@ -77,15 +78,19 @@ def evaluate_bundle(
         configs: names of config files after the main ones, such as `variant`.
         keys: of the configs.
 
-    Returns:
-        The scores as a table.
-
     Raises:
         InputError: when a file is missing or cannot be read, or a key makes no sense.
+        SystemExit: when cases were left out, see `CaseEvaluator`.
     """
     given = {_INPUT: str(dataset_dir), **(keys or {})}
-    run_bundle(bundle, "evaluating", configs, given)
-    return format_scores(Path(str(given.get(_OUTPUT, Path(bundle) / "eval"))) / "metrics.json")
+    file = Path(str(given.get(_OUTPUT, Path(bundle) / "eval"))) / "metrics.json"
+    try:
+        run_bundle(bundle, "evaluating", configs, given)
+    except SystemExit as ended:
+        if ended.code == SOME_LEFT_OUT:
+            print(format_scores(file))
+        raise
+    print(format_scores(file))
 
 
 def evaluate_results(
