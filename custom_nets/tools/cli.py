@@ -279,6 +279,23 @@ def evaluate(
     print(evaluate_results(results_dir, dataset_dir, output_dir or results_dir, keys))
 
 
+def bundles(name: str | None = None, *, output_dir: str = ".") -> None:
+    """Lists the bundles that come with this package, or copies one to work on.
+
+    Args:
+        name: of the bundle to copy, as `--name ossnet_brats`; default: all are listed.
+        output_dir: folder that the copy is put into.
+    """
+    from custom_nets.tools.shipped_bundles import copy_bundle, shipped_bundles
+
+    if name is None:
+        for bundle, metadata in shipped_bundles().items():
+            print(f"{bundle:<14}{metadata['task']}")
+        print("custom-nets bundles --name NAME copies one, without weights, into --output_dir")
+        return
+    print(f"{name} is in {copy_bundle(name, output_dir)}; its docs/README.md tells how to run it")
+
+
 def memory(
     bundle: str, *, shape: tuple[int, ...], device: str = "", configs: tuple[str, ...] = (), **keys: object
 ) -> None:
@@ -458,6 +475,7 @@ VERBS: dict[str, Verb] = {
     "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,
+    "bundles": bundles,
     "export": export,
     "info": info,
 }
