@@ -113,6 +113,19 @@ class Challenge:
 
 
 @dataclass(frozen=True)
+class Lesions:
+    """How the challenge of a data set scores lesions one by one, see `compute_lesion_dice`.
+
+    Args:
+        dilation: millimetres by which lesions are dilated, so that near ones are one.
+        min_ml: millilitres; lesions up to this volume are left out.
+    """
+
+    dilation: float = 3.0
+    min_ml: float = 0.05
+
+
+@dataclass(frozen=True)
 class Record:
     """All that the project knows of one data set.
 
@@ -133,6 +146,7 @@ class Record:
         grid: `(x, y, z)` in voxels, where all cases share one.
         spacing: mm between voxels, likewise.
         challenges: what submissions must be like.
+        lesions: how the challenge scores lesions one by one; None where it does not.
         download: name of the Medical Segmentation Decathlon's task.
         licence: of the data.
         citation: what to cite.
@@ -154,6 +168,7 @@ class Record:
     grid: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     challenges: tuple[Challenge, ...] = ()
+    lesions: Lesions | None = None
     download: str = ""
     licence: str = ""
     citation: str = ""
@@ -312,6 +327,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             grid=_triple(content.get("grid"), int),
             spacing=_triple(content.get("spacing"), float),
             challenges=tuple(_challenge(entry) for entry in content.get("challenges", ())),
+            lesions=Lesions(**content["lesions"]) if content.get("lesions") else None,
             download=str(content.get("download", "")),
             licence=str(content.get("licence", "")),
             citation=str(content.get("citation", "")),

@@ -154,8 +154,8 @@ class SaveCaseMetrics:
     The first rank alone writes; without matplotlib there is no picture.
 
     The numbers of each case come from `engine.state.metric_details`, where `monai.handlers.IgniteMetricHandler` leaves
-    them; the volumes are measured here. Columns: case, region, the metrics, `label_ml`, `prediction_ml`. MONAI's
-    `MetricsSaver` writes another `metrics.csv`: give it another folder.
+    them; the volumes are measured here. Columns: case, region, the metrics, `volume_error_ml`, `label_ml`,
+    `prediction_ml`. MONAI's `MetricsSaver` writes another `metrics.csv`: give it another folder.
 
     Args:
         output_dir: folder of the three files.
@@ -215,10 +215,11 @@ class SaveCaseMetrics:
             return
         cases = [one.case for one in measured]
         columns = self._columns(getattr(engine.state, "metric_details", {}), len(cases))
-        columns |= {
-            "label_ml": np.array([one.label for one in measured]),
-            "prediction_ml": np.array([one.prediction for one in measured]),
-        }
+        label, prediction = (
+            np.array(ml).reshape(-1, len(self.regions))
+            for ml in ([one.label for one in measured], [one.prediction for one in measured])
+        )
+        columns |= {"volume_error_ml": prediction - label, "label_ml": label, "prediction_ml": prediction}
         report = write_case_metrics(self.output_dir, cases, self.regions, columns, left_out)
         if cases and optional_import("matplotlib")[1]:
             with atomic_file(self.output_dir / "summary.png") as file:

@@ -39,19 +39,19 @@ def phantom(
     from custom_nets.tools.phantoms.brain import write_brain_phantoms
 
     if dataset == "brats":
-        _refuse(dataset, spacing=spacing)
+        _refuse_for(f"phantoms of {dataset}", spacing=spacing)
         write_brain_phantoms(output_dir, cases, shape or (240, 240, 155), seed, style=style)
     else:
-        _refuse(dataset, shape=shape, style=None if style == "standard" else style)
+        _refuse_for(f"phantoms of {dataset}", shape=shape, style=None if style == "standard" else style)
         write_abdomen_phantoms(output_dir, cases, spacing, seed)
     print(f"{cases} synthetic cases are in {output_dir}")
 
 
-def _refuse(dataset: str, **options: object) -> None:
+def _refuse_for(what: str, **options: object) -> None:
     """Refuses options that would have no effect."""
     for name, value in options.items():
         if value is not None:
-            msg = f"--{name} has no effect on phantoms of {dataset}; leave it out"
+            msg = f"--{name} has no effect on {what}; leave it out"
             raise InputError(msg)
 
 
@@ -212,7 +212,12 @@ def folds(folder: str, score: str = "dice", json: str | None = None) -> None:
 
 
 def infer(
-    bundle: str, input: tuple[str, ...], output_dir: str, *, configs: tuple[str, ...] = (), **keys: object
+    bundle: str,
+    input: tuple[str, ...],  # noqa: A002 (the word that people type)
+    output_dir: str,
+    *,
+    configs: tuple[str, ...] = (),
+    **keys: object,
 ) -> None:
     """Infers cases with a trained bundle: label map, meshes, volumes and picture of each.
 
@@ -246,20 +251,49 @@ def evaluate(
     results_dir: str,
     dataset_dir: str,
     *,
+    output_dir: str | None = None,
     configs: tuple[str, ...] = (),
     **keys: object,
 ) -> None:
-    """Scores results against labels.
+    """Scores results against labels; given a bundle in place of results, infers the labelled cases first.
 
     Args:
-        results_dir: folder of a bundle, which infers the cases first.
-        dataset_dir: folder of the labelled cases.
-        configs: of the bundle, after the main ones, such as variant (with commas between them).
-        keys: keys of the bundle, as its docs/README.md lists them: `--evaluation_section all`.
+        results_dir: folder of results, ours or another program's (<case>.nii.gz, <case>/<case>_prediction.nii.gz); or
+            folder of a bundle.
+        dataset_dir: folder of the labelled cases; of results also a folder of label files.
+        output_dir: folder of metrics.csv and metrics.json (default: results_dir; of a bundle its eval).
+        configs: of a bundle, after the main ones, such as variant (with commas between them).
+        keys: of results: `--dataset RECORD` or `--labels 'WT=1,2,4 ET=4'` (what the numbers mean; default: recognised),
+            `--results_dataset RECORD` (where the results have other numbers), `--regions WT,ET`, `--missing refuse`
+            (or leave_out, empty), `--tolerance 1` (mm, of surface Dice), `--lesion_dilation 3` (mm),
+            `--lesion_min_ml 0.05`; of a bundle: its keys, such as `--evaluation_section all` for every case of
+            dataset_dir.
     """
-    from custom_nets.tools.running import evaluate_bundle
+    from custom_nets.tools.running import evaluate_bundle, evaluate_results, is_bundle
 
-    print(evaluate_bundle(results_dir, dataset_dir, configs, keys))
+    if is_bundle(results_dir):
+        places = {} if output_dir is None else {"output_dir": output_dir}
+        evaluate_bundle(results_dir, dataset_dir, configs, {**places, **keys})
+        return
+    _refuse_for("results", configs=configs or None)
+    print(evaluate_results(results_dir, dataset_dir, output_dir or results_dir, keys))
+
+
+def bundles(name: str | None = None, *, output_dir: str = ".") -> None:
+    """Lists the bundles that come with this package, or copies one to work on.
+
+    Args:
+        name: of the bundle to copy, as `--name ossnet_brats`; default: all are listed.
+        output_dir: folder that the copy is put into.
+    """
+    from custom_nets.tools.shipped_bundles import copy_bundle, shipped_bundles
+
+    if name is None:
+        for bundle, metadata in shipped_bundles().items():
+            print(f"{bundle:<14}{metadata['task']}")
+        print("custom-nets bundles --name NAME copies one, without weights, into --output_dir")
+        return
+    print(f"{name} is in {copy_bundle(name, output_dir)}; its docs/README.md tells how to run it")
 
 
 def memory(
@@ -441,6 +475,7 @@ VERBS: dict[str, Verb] = {
     "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,
+    "bundles": bundles,
     "export": export,
     "info": info,
 }

@@ -69,13 +69,31 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     named = {name: keys.pop(name) for name in names if name in keys}
     parser = _parser(verb, [each for each in parameters if each.name not in named], hints, program)
-    found, rest = parser.parse_known_args(typed)
+    found, rest = parser.parse_known_intermixed_args(typed)
     if rest:
         msg = f"'{rest[0]}' is one argument too many; {program} --help tells what it takes"
         raise InputError(msg)
     values = {name: value for name, value in vars(found).items() if value is not None and name in hints} | named
     given = {name: _convert(name, value, hints[name]) for name, value in values.items()}
     return given | {name: _read(text) for name, text in keys.items()}
+
+
+def checked_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was typed for the keyword-only parameters of a function, as their types.
+
+    Raises:
+        InputError: when one is unknown, or a value is not of its type.
+    """
+    hints = get_type_hints(function)
+    known = [each.name for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise InputError(_unknown(f"option --{name}", name, known, f"expected {', '.join(known)}", "--"))
+    return {name: _convert(name, _as_typed(value), hints[name]) for name, value in options.items()}
+
+
+def _as_typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def format_help(verb: Verb, program: str) -> str:
@@ -112,7 +130,8 @@ def _parser(verb: Verb, parameters: Sequence[inspect.Parameter], hints: dict[str
             parser.add_argument(f"--{each.name}", required=required, help=f"{text}{default}", **options)
         else:
             several = any(get_origin(kind) is tuple for kind in alternatives(hints[each.name]))
-            parser.add_argument(each.name, help=text, metavar=each.name.upper(), **({"nargs": "+"} if several else {}))
+            options = {"metavar": each.name.upper(), **({"nargs": "+"} if several else {})}
+            parser.add_argument(each.name, help=text, **options)
     parser.add_argument("--debug", nargs="?", metavar="true|false", help="whether an error shows its traceback.")
     return parser
 

@@ -78,8 +78,8 @@ def _volume(image: Any, affine: Any) -> MetaTensor:
         return _made(_with_channel(image.as_tensor().cpu().numpy()), image.affine.cpu().numpy())
     if not isinstance(image, (np.ndarray, torch.Tensor)):
         msg = (
-            f"image: is a {type(image).__name__}; expected a path, several paths, an image of nibabel, SimpleITK or itk, "
-            "or an array with affine"
+            f"image: is a {type(image).__name__}; expected a path, several paths, an image of nibabel, SimpleITK or "
+            "itk, or an array with affine"
         )
         raise InputError(msg)
     if affine is None:

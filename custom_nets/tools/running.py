@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from custom_nets.engines.case_by_case import SOME_LEFT_OUT
 from custom_nets.errors import InputError
+from custom_nets.logs import duration
 from custom_nets.tools.bundle_config import METADATA, run_bundle
+from custom_nets.tools.command_line import checked_options
 from custom_nets.tools.score_table import format_scores
 
 _INPUT = "dataset_dir"
@@ -65,8 +69,8 @@ def train_bundle(
 
 def evaluate_bundle(
     bundle: str | Path, dataset_dir: str | Path, configs: Sequence[str] = (), keys: Mapping[str, Any] | None = None
-) -> str:
-    """Infers labelled cases and scores them, see the bundle's `evaluate.json`.
+) -> None:
+    """Infers labelled cases and scores them, see the bundle's `evaluate.json`; prints the scores as a table.
 
     Args:
         bundle: its folder.
@@ -74,21 +78,49 @@ def evaluate_bundle(
         configs: names of config files after the main ones, such as `variant`.
         keys: of the configs.
 
-    Returns:
-        The scores as a table.
-
     Raises:
         InputError: when a file is missing or cannot be read, or a key makes no sense.
+        SystemExit: when cases were left out, see `CaseEvaluator`.
     """
     given = {_INPUT: str(dataset_dir), **(keys or {})}
-    run_bundle(bundle, "evaluating", configs, given)
-    return format_scores(Path(str(given.get(_OUTPUT, Path(bundle) / "eval"))) / "metrics.json")
+    file = Path(str(given.get(_OUTPUT, Path(bundle) / "eval"))) / "metrics.json"
+    try:
+        run_bundle(bundle, "evaluating", configs, given)
+    except SystemExit as ended:
+        if ended.code == SOME_LEFT_OUT:
+            print(format_scores(file))
+        raise
+    print(format_scores(file))
+
+
+def evaluate_results(
+    results_dir: str | Path, labels_dir: str | Path, output_dir: str | Path, options: Mapping[str, Any]
+) -> str:
+    """Scores results that exist, see `score_results`.
+
+    Args:
+        results_dir: folder of the results.
+        labels_dir: folder of the labels.
+        output_dir: folder of the scores.
+        options: of `score_results`, as typed.
+
+    Returns:
+        The scores as a table, and where they are.
+
+    Raises:
+        InputError: when an option is unknown or of a wrong type, or results and labels do not fit.
+    """
+    from custom_nets.tools.scoring import score_results
+
+    checked = checked_options(score_results, options)
+    start = time.perf_counter()
+    file = score_results(results_dir, labels_dir, output_dir, **checked)
+    spent = duration(time.perf_counter() - start)
+    return f"{format_scores(file)}\nscored in {spent}; results: {file.with_suffix('.csv')}, {file}"
 
 
 def _require_bundle(bundle: str | Path) -> None:
     if is_bundle(bundle):
         return
-    msg = (
-        f"{bundle}: is no bundle, there is no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
-    )
+    msg = f"{bundle}: is no bundle, it has no {METADATA}; give the folder of a bundle (custom-nets bundles lists some)"
     raise InputError(msg)

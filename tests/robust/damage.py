@@ -176,7 +176,7 @@ them (`tests/robust/recipes.py`), of tiny cases, and the tests compare what is s
 
 - accepted: nothing is said. What is odd about such data does not matter: they are read as they are meant.
 - warned: the case is used, with a line that says what is unusual. Training warns of voxels if `--voxel_warnings true`.
-- left out: `check` lists the case. Inference goes on without it, lists these at its end, and its exit status is 3.
+- left out: `check` lists the case. Inference goes on without it, names it again at its end, and its exit status is 3.
 - refused: one error line. Training stops before its first step; inference has no case left (exit status 1).
 
 The bundles of one kind of data say the same. Messages begin with case and file and end with advice, which the table

@@ -130,7 +130,7 @@ def test_scores_are_a_table(monkeypatch, tmp_path, capsys):
     scores = torch.tensor([[0.5, 1.0], [0.7, 0.0]]).numpy()
     write_case_metrics(tmp_path, ["a", "b"], ["WT", "TC"], {"dice": scores})
     assert call(monkeypatch, "scores", str(tmp_path / "metrics.json")) == 0
-    assert "WT             0.600 (0.600)" in capsys.readouterr().out
+    assert "dice    0.600 (0.600)  0.500 (0.500)" in capsys.readouterr().out
 
 
 def test_scores_need_an_evaluation(monkeypatch, tmp_path, capsys):

@@ -104,10 +104,10 @@ def test_an_outside_set_is_evaluated_whole(trained, phantoms, tmp_path):
 def test_what_is_no_bundle_is_one_line(monkeypatch, capsys, verb, tmp_path):
     others = [str(tmp_path)] * (2 if verb == "infer" else 1)
     assert call(monkeypatch, verb, str(tmp_path), *others) == 2
-    assert f"{tmp_path}: is no bundle, there is no configs/metadata.json" in capsys.readouterr().err
+    assert f"{tmp_path}: is no bundle, it has no configs/metadata.json" in capsys.readouterr().err
 
 
-def keyed(bundle: str, input: tuple[str, ...], output_dir: str, *, configs: tuple[str, ...] = (), **keys: object):
+def keyed(bundle: str, input: tuple[str, ...], output_dir: str, *, configs: tuple[str, ...] = (), **keys: object):  # noqa: A002
     """Takes several inputs."""
 
 

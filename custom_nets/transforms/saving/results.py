@@ -8,6 +8,7 @@ from typing import Any
 
 from monai.transforms import Compose, DeleteItemsd, SaveImaged
 
+from custom_nets.io.nifti import describe_channels
 from custom_nets.transforms.loading import ReloadCased
 from custom_nets.transforms.saving.case_files import case_name
 from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd
@@ -23,11 +24,17 @@ class SaveMapsd(SaveImaged):
         keys: MetaTensors `[R, H, W, D]` that know their case (see `LoadCased`); a file has the channels last.
         output_dir: folder of all cases.
         postfix: ends the file name.
+        channels: names of the channels, which the file's header tells where it has the room (see `describe_channels`).
         allow_missing_keys: whether an item may lack a key.
     """
 
     def __init__(
-        self, keys: Sequence[str] | str, output_dir: str | os.PathLike, postfix: str, allow_missing_keys: bool = False
+        self,
+        keys: Sequence[str] | str,
+        output_dir: str | os.PathLike,
+        postfix: str,
+        channels: Sequence[str] = (),
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
             keys,
@@ -39,6 +46,8 @@ class SaveMapsd(SaveImaged):
             print_log=False,
             allow_missing_keys=allow_missing_keys,
         )
+        if channels:
+            self.set_options(write_kwargs={"description": describe_channels(channels)})
 
 
 class SaveResultsd(SaveImaged):
@@ -81,7 +90,7 @@ class SaveResultsd(SaveImaged):
         }
         steps: list = [SaveRegionVolumesd(**both, parts=parts)]
         if probabilities:
-            steps.append(SaveMapsd("pred", output_dir, "probabilities"))
+            steps.append(SaveMapsd("pred", output_dir, "probabilities", regions))
         if meshes is not None:
             steps.append(SaveRegionMeshesd(**both, settings=meshes, name=("prediction", "label")))
         if overlay is not None:
