@@ -197,6 +197,34 @@ def scores(file: str) -> None:
     print(format_scores(file))
 
 
+def dicom(
+    result: str,
+    series: str,
+    output: str,
+    *,
+    formats: tuple[Literal["seg", "rtstruct"], ...] = ("seg", "rtstruct"),
+    dataset: str | None = None,
+    segments: Literal["regions", "labels"] = "regions",
+    bundle: str = "",
+    resample: bool = False,
+) -> None:
+    """Writes a label map as DICOM SEG and RT Structure Set on the series that was segmented.
+
+    Args:
+        result: NIfTI file of a label map, or the folder of a case that a bundle wrote.
+        series: folder of a DICOM series of CT, MR or PET.
+        output: folder of the files, <case>_seg.dcm and <case>_rtstruct.dcm.
+        formats: seg, rtstruct.
+        dataset: name or file of the record of the label numbers; default: that of a bundle's result.
+        segments: regions, which may lie within each other, or labels, one a number.
+        bundle: folder of the bundle that made it, whose name and version are written.
+        resample: bring a result on another grid onto that of the series.
+    """
+    from custom_nets.tools.dicom_results import convert_to_dicom
+
+    print("\n".join(convert_to_dicom(result, series, output, formats, dataset, segments, bundle, resample)))
+
+
 def run(
     bundle: str,
     step: Literal["training", "evaluating", "inferring"],
@@ -363,7 +391,8 @@ def _facts() -> dict[str, str]:
     import torch
 
     facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "itk", "matplotlib"):
+    packages = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "highdicom", "itk")
+    for package in (*packages, "matplotlib"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -382,6 +411,7 @@ VERBS: dict[str, Verb] = {
     "stack": stack,
     "scores": scores,
     "submission": submission,
+    "dicom": dicom,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
     "run": run,
