@@ -34,6 +34,7 @@ from custom_nets.transforms.saving.case_files import case_name
 from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.saving.segments import SaveSegmentsd, SegmentSettings, algorithm_of
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
 from custom_nets.transforms.spacing import ResampleSpacingd
@@ -77,10 +78,13 @@ __all__ = [
     "SaveRegionMeshesd",
     "SaveRegionVolumesd",
     "SaveResultsd",
+    "SaveSegmentsd",
+    "SegmentSettings",
     "SplitSpreadd",
     "WholeNibabelWriter",
     "WindowHounsfield",
     "WindowHounsfieldd",
+    "algorithm_of",
     "case_name",
     "is_above_least",
     "is_foreground",
