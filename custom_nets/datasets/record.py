@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from custom_nets.errors import InputError
 
 Kind = Literal["MRI", "CT", "other"]
-"""What the intensities of a channel are."""
+"""Kind of intensities of a channel."""
 
 FOLDER = Path(__file__).with_name("records")
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -97,7 +97,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Challenge:
-    """What the challenge of one year expects of a submission.
+    """Requirements of the challenge of one year on a submission.
 
     Args:
         year: of the challenge.

@@ -365,7 +365,7 @@ class TrainingCheckpoints:
 
 
 _OF_EVALUATOR = ("best_so_far", "best_metric", "best_metric_epoch", "stopping")
-"""What a run's state keeps of the evaluator's."""
+"""Attributes of the evaluator's state that a run's state keeps."""
 
 
 def newest_state(ckpt_dir: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Which cases of an inference are finished, so that a batch that was cut short goes on where it ended."""
+"""Records of finished cases, so that an inference that was cut short goes on where it ended."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from custom_nets.errors import InputError
 logger = logging.getLogger(__name__)
 
 _ENTRY = "custom_nets"
-"""Where a state dict's metadata, which PyTorch keeps for the versions of layers, holds the settings."""
+"""Entry of the settings in a state dict's metadata, which PyTorch keeps for the versions of layers."""
 
 ADAPTABLE = frozenset({"crop_size", "label_scheme"})
 """Keys that may differ from the training's in inference: the window that slides over the image, the numbers written."""

@@ -19,7 +19,7 @@ from custom_nets.io.model_settings import take_over
 METADATA = "configs/metadata.json"
 
 STEPS = {"training": ("train",), "evaluating": ("train", "evaluate"), "inferring": ("inference",)}
-"""What can be run of every bundle, and the config files that it takes."""
+"""Steps of every bundle, and the config files that each takes."""
 
 
 def read_metadata(bundle: str | Path) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from custom_nets.io.readers import CHANNELS_KEY, ORIENTATION_KEY, read_volume, r
 from custom_nets.transforms.voxel_checks import check_voxels
 
 FILES_KEY = "case_files"
-"""Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
+"""Entry of the meta data with the files of an image, of `LoadCased`: JSON, as lists do not survive collation."""
 
 MODALITIES_KEY = "modalities"
-"""Where `LoadCased` writes the channels that it took of a file, separated by commas, where they are not the file's."""
+"""Entry with the channels that `LoadCased` took of a file, with commas between them, where they are not the file's."""
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""

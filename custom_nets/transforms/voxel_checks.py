@@ -13,7 +13,7 @@ from custom_nets.datasets.validation import DO_WITHOUT
 from custom_nets.errors import InputError
 
 CT_NAMES = ("CT",)
-"""What the channels of an image in Hounsfield units are called."""
+"""Names of channels in Hounsfield units."""
 
 AIR_BELOW = -200.0
 """A CT has air round or in the body, which lies near -1000 HU; no voxel below this is a sign of other units."""

@@ -1,4 +1,4 @@
-"""How the points of a volume are chosen."""
+"""Settings of the search for surfaces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PUBLISHED_PRIOR = 0.5
 
 
 class OccupancyMode(StrEnum):
-    """How an `OccupancyInferer` chooses its points."""
+    """Modes of the search of an `OccupancyInferer`."""
 
     SURFACE = "surface"
     PUBLISHED = "published"
@@ -26,7 +26,7 @@ class OccupancyMode(StrEnum):
 
 
 class OccupancyPrior(StrEnum):
-    """How an `OccupancyInferer` uses the encoder's auxiliary segmentation."""
+    """Uses that an `OccupancyInferer` makes of the encoder's auxiliary segmentation."""
 
     NONE = "none"
     UNION = "union"
@@ -34,7 +34,7 @@ class OccupancyPrior(StrEnum):
 
 
 class StepUnit(StrEnum):
-    """What an `OccupancyInferer` measures its lattices in."""
+    """Units of the lattices of an `OccupancyInferer`."""
 
     VOXEL = "voxel"
     MM = "mm"
@@ -56,7 +56,7 @@ class SurfaceSteps(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How an `OccupancyInferer` chooses the points that the network is queried at.
+    """Settings of the search by which an `OccupancyInferer` chooses the points that the network is queried at.
 
     Modes:
 

@@ -36,7 +36,7 @@ _SIDES = {"left", "right", "l", "r", "lt", "rt"}
 
 @dataclass(frozen=True)
 class Intensities:
-    """What the voxels of one channel are like.
+    """Intensities of one channel.
 
     Args:
         least: the darkest voxel of all cases.
@@ -55,7 +55,7 @@ class Intensities:
 
 @dataclass(frozen=True)
 class RegionSizes:
-    """How large the parts of one region are.
+    """Sizes of the parts of one region.
 
     Args:
         name: of the region.

@@ -23,7 +23,7 @@ from custom_nets.transforms.saving.case_files import case_id, result_file
 Space = Literal["RAS", "LPS"]
 
 _LARGEST_LOGIT = math.log(1e6)
-"""What a probability of 1 counts as, and 0 with the other sign."""
+"""Value that stands for a probability of 1, and with the other sign for 0."""
 
 
 def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:

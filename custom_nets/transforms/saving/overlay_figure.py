@@ -37,7 +37,7 @@ _NEEDED = "{}; overlays need matplotlib: pip install matplotlib"
 
 @dataclass(frozen=True)
 class Plane:
-    """How one anatomical plane is cut from a RAS+ array and shown.
+    """An anatomical plane, as it is cut from a RAS+ array and shown.
 
     Args:
         name: of the plane.
