@@ -36,6 +36,7 @@ from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
+from custom_nets.transforms.saving.writers import ResultWriters
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
@@ -70,6 +71,7 @@ __all__ = [
     "RegionsToLabelsd",
     "ReloadCased",
     "ResampleSpacingd",
+    "ResultWriters",
     "SamplePoints",
     "SamplePointsd",
     "SaveMapsd",
