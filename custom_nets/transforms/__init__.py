@@ -37,6 +37,7 @@ from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.saving.segments import SaveSegmentsd, SegmentSettings, algorithm_of
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
+from custom_nets.transforms.saving.writers import ResultWriters
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
@@ -71,6 +72,7 @@ __all__ = [
     "RegionsToLabelsd",
     "ReloadCased",
     "ResampleSpacingd",
+    "ResultWriters",
     "SamplePoints",
     "SamplePointsd",
     "SaveMapsd",

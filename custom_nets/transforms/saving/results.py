@@ -73,6 +73,9 @@ class SaveResultsd(SaveImaged):
     Raises: InputError when the picture's focus or one of `parts` is no region.
     """
 
+    hand_over: Callable[[dict], None] | None = None
+    """Takes the place of `write` where others do it, see `ResultWriters`; no setting, so of the class."""
+
     def __init__(
         self,
         output_dir: str | os.PathLike,
@@ -107,10 +110,17 @@ class SaveResultsd(SaveImaged):
             # What is read again is as large as the case itself.
             steps += [reload, draw, DeleteItemsd(key)] if reread else [draw]
         super().__init__("pred", output_dir=os.fspath(output_dir), print_log=False)
+        self.read_keys = ("pred", "label") if reread else ("pred", "label", "image")
         self.first = Compose(first)
         self.steps = Compose(steps)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Writes the results of one case; the item is returned unchanged."""
-        self.first(dict(data))
-        return self.steps(dict(data))
+        """Writes the results of one case, or hands them over; the item is returned unchanged."""
+        item = dict(data)
+        (self.hand_over or self.write)(item)
+        return item
+
+    def write(self, item: Mapping[Hashable, Any]) -> None:
+        """Writes the results of one case."""
+        self.first(dict(item))
+        self.steps(dict(item))
