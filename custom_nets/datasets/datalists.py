@@ -88,6 +88,7 @@ def labelled_cases(
     test: int | float = 0,
     seed: int = 0,
     leave_out: bool = False,
+    regions: Sequence[str] | None = None,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split; for configs.
 
@@ -105,12 +106,15 @@ def labelled_cases(
         seed: of the split.
         leave_out: whether a faulty case of the section, or one without a label, is logged and left out, so that it
             does not stop the others.
+        regions: that a model learns; None: not checked.
 
     Raises:
-        InputError: see `datalist` and `split_section`.
+        InputError: see `datalist` and `split_section`; for a region that the labels do not make up.
     """
     check_identity_option(identity_affines)
     items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities, leave_out)
+    for name in {item["dataset"] for item in items if item.get("dataset")}:
+        get_record(name).require_labels().select(regions)
     chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
     faults: list[str] = []
     if check:

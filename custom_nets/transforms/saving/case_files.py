@@ -48,9 +48,9 @@ def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case")
 def file_name(case: str) -> str:
     r"""Returns what a case is called in names of files and folders: its own name, where that may name a file anywhere.
 
-    Of others (slashes, line breaks, too long, letters that Unicode writes in two ways, ...) the beginning is kept, and a
-    hash tells them apart: no two cases share files. Names that differ in capitals alone meet on some file systems; see
-    `cases_to_infer`.
+    Of others (slashes, line breaks, too long, letters that Unicode writes in two ways, ...) the beginning is kept, and
+    a hash tells them apart: no two cases share files. Names that differ in capitals alone meet on some file systems;
+    see `cases_to_infer`.
 
     >>> file_name("TCGA-02-0006_1996.08.23")
     'TCGA-02-0006_1996.08.23'
