@@ -15,6 +15,8 @@ from custom_nets.transforms.points import (
     SamplePointsd,
 )
 from custom_nets.transforms.postprocessing import (
+    DropSmallParts,
+    DropSmallPartsd,
     DropSmallRegion,
     DropSmallRegiond,
     FillRegionHoles,
@@ -50,6 +52,8 @@ __all__ = [
     "CorrectBiasField",
     "CorrectBiasFieldd",
     "DropMissingd",
+    "DropSmallParts",
+    "DropSmallPartsd",
     "DropSmallRegion",
     "DropSmallRegiond",
     "FillRegionHoles",
