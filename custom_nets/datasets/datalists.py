@@ -94,6 +94,7 @@ def labelled_cases(
     leave_out: bool = False,
     fold: int | None = None,
     folds: int = 5,
+    regions: Sequence[str] | None = None,
 ) -> list[Item]:
     """Lists the labelled cases of one section of a split, or all there are; for configs.
 
@@ -113,13 +114,16 @@ def labelled_cases(
             does not stop the others.
         fold: number of the fold of a cross-validation that is the validation, see `split_section`; None: no folds.
         folds: their number, see `split_folds`.
+        regions: that a model learns; None: not checked.
 
     Raises:
-        InputError: see `datalist` and `split_section`.
+        InputError: see `datalist` and `split_section`; for a region that the labels do not make up.
     """
     check_identity_option(identity_affines)
     found = _recognise(dataset_dir, dataset, modalities, "required")
     items = _list_items(found, dataset_dir, modalities, "required", missing_modalities, leave_out)
+    for name in {item["dataset"] for item in items if item.get("dataset")}:
+        get_record(name).require_labels().select(regions)
     total = len(items)
     if section != "all":
         sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}

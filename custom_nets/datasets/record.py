@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from custom_nets.datasets.terms import Term, parse_terms
 from custom_nets.errors import InputError
 
 Kind = Literal["MRI", "CT", "other"]
@@ -134,6 +135,7 @@ class Record:
         title: how messages and tables call it.
         channels: of an image, in the order of files that hold them all.
         labels: numbers and regions; None where there are no labels.
+        terms: what regions and labels are in the codes of DICOM; those that it does not name have none.
         layouts: ways in which the data set lies on the disk, names in `custom_nets.datasets.layouts.LAYOUTS`.
         label_ends: what follows the case in the name of a label file, the preferred end first.
         pairs: regular expressions of the names of images and label files that lie beside each other, without suffix,
@@ -158,6 +160,7 @@ class Record:
     channels: tuple[Channel, ...]
     labels: Labels | None
     layouts: tuple[str, ...]
+    terms: tuple[Term, ...] = ()
     label_ends: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     cases: str = ""
@@ -314,6 +317,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             title=str(content["title"]),
             channels=tuple(_channels(content["channels"])),
             labels=_labels(content.get("labels"), content.get("regions")),
+            terms=parse_terms(content.get("terms", {})),
             layouts=_texts(content["layouts"]),
             label_ends=_texts(content.get("label_ends", ())),
             pairs=tuple(

@@ -211,6 +211,34 @@ def folds(folder: str, score: str = "dice", json: str | None = None) -> None:
     print(format_folds(summary))
 
 
+def dicom(
+    result: str,
+    series: str,
+    output: str,
+    *,
+    formats: tuple[Literal["seg", "rtstruct"], ...] = ("seg", "rtstruct"),
+    dataset: str | None = None,
+    segments: Literal["regions", "labels"] = "regions",
+    bundle: str = "",
+    resample: bool = False,
+) -> None:
+    """Writes a label map as DICOM SEG and RT Structure Set on the series that was segmented.
+
+    Args:
+        result: NIfTI file of a label map, or the folder of a case that a bundle wrote.
+        series: folder of a DICOM series of CT, MR or PET.
+        output: folder of the files, <case>_seg.dcm and <case>_rtstruct.dcm.
+        formats: seg, rtstruct.
+        dataset: name or file of the record of the label numbers; default: that of a bundle's result.
+        segments: regions, which may lie within each other, or labels, one a number.
+        bundle: folder of the bundle that made it, whose name and version are written.
+        resample: bring a result on another grid onto that of the series.
+    """
+    from custom_nets.tools.dicom_results import convert_to_dicom
+
+    print("\n".join(convert_to_dicom(result, series, output, formats, dataset, segments, bundle, resample)))
+
+
 def infer(
     bundle: str,
     input: tuple[str, ...],  # noqa: A002 (the word that people type)
@@ -445,7 +473,8 @@ def _facts() -> dict[str, str]:
     import torch
 
     facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "itk", "matplotlib"):
+    packages = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "highdicom", "itk")
+    for package in (*packages, "matplotlib"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -468,6 +497,7 @@ VERBS: dict[str, Verb] = {
     "scores": scores,
     "folds": folds,
     "submission": submission,
+    "dicom": dicom,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
     "memory": memory,

@@ -69,14 +69,13 @@ def test_an_inference_takes_few_lines(trained, phantoms, tmp_path):
     (data / "BraTS20_Training_002" / "BraTS20_Training_002_t1.nii.gz").unlink()
     done = custom_nets("infer", str(bundle), str(data), str(tmp_path / "out"), *typed(SEARCH))
     assert done.returncode == 3
-    settings, found, left_out, last = done.stdout.splitlines()
+    settings, found, left_out, last, count, why = done.stdout.splitlines()
     assert settings.startswith(f"as {bundle}/models/model.pt was trained: ")
     assert found.startswith("3 cases: BraTS 2018 to 2022")
     assert left_out.startswith("left out: case BraTS20_Training_002, file ")
-    assert re.fullmatch(rf"2 cases in [\d.]+ s, 1 left out \(named above\); results: {tmp_path}/out", last)
-    assert all(
-        line.startswith("inferring: ") for line in done.stderr.splitlines() if line
-    )  # a bar, redrawn in one line
+    assert re.fullmatch(rf"2 cases in [\d.]+ s, 1 left out; results: {tmp_path}/out", last)
+    assert [count, why] == ["1 of 3 cases were left out:", left_out.removeprefix("left out: ")]
+    assert {line.split(":")[0] for line in done.stderr.splitlines()} <= {"", "inferring"}  # a bar, redrawn in one line
 
 
 def test_verbose_tells_all(caplog, monkeypatch):
