@@ -18,6 +18,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import optional_import
 
+from custom_nets.engines.case_by_case import CaseEvaluator
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
 from custom_nets.io.model_settings import settings_of
@@ -50,8 +51,8 @@ class ResultsPage:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
+        left_out = engine.reasons() if isinstance(engine, CaseEvaluator) else []  # of all processes
         if idist.get_rank() == 0:
-            left_out = [*getattr(engine, "left_out", {}).values()]
             write_results_page(self.output_dir, self.model, left_out)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from custom_nets.errors import InputError
 from custom_nets.networks.export_ops import grid_points, is_exporting
 from custom_nets.networks.geometry import plain_tensor
+from custom_nets.networks.modality_dropout import ModalityDropout
 from custom_nets.networks.torchscript import ScriptedOccupancyNetwork
 
 Decoder = Callable[[Tensor], Tensor]
@@ -129,13 +130,15 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
 
     Args:
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
     """
 
     in_channels: int
 
-    def __init__(self, points_per_chunk: int) -> None:
+    def __init__(self, points_per_chunk: int, modality_dropout: float = 0.0) -> None:
         super().__init__()
         self.points_per_chunk = points_per_chunk
+        self.modality_dropout = ModalityDropout(modality_dropout)
 
     def prepare_decoder(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Decoder:
         """`decode` of one volume without gradient, see `OccupancyNetwork.prepare_decoder`."""
@@ -164,6 +167,8 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
             without them). With candidates also the indices `[B, N - candidates + uncertain]` of the decoded points.
             Without points: dense logits `[B, R, H, W, D]`.
         """
+        if self.training:  # the encoder and the neighbourhoods of the points lack the same ones
+            image = self.modality_dropout(image)
         latent = self.encode(image)
         if points is None:
             return self.decode_dense(latent, image)

@@ -15,6 +15,8 @@ from custom_nets.transforms.points import (
     SamplePointsd,
 )
 from custom_nets.transforms.postprocessing import (
+    DropSmallParts,
+    DropSmallPartsd,
     DropSmallRegion,
     DropSmallRegiond,
     FillRegionHoles,
@@ -34,6 +36,7 @@ from custom_nets.transforms.saving.case_files import case_name
 from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.saving.segments import SaveSegmentsd, SegmentSettings, algorithm_of
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
 from custom_nets.transforms.saving.writers import ResultWriters
@@ -49,6 +52,8 @@ __all__ = [
     "CorrectBiasField",
     "CorrectBiasFieldd",
     "DropMissingd",
+    "DropSmallParts",
+    "DropSmallPartsd",
     "DropSmallRegion",
     "DropSmallRegiond",
     "FillRegionHoles",
@@ -79,10 +84,13 @@ __all__ = [
     "SaveRegionMeshesd",
     "SaveRegionVolumesd",
     "SaveResultsd",
+    "SaveSegmentsd",
+    "SegmentSettings",
     "SplitSpreadd",
     "WholeNibabelWriter",
     "WindowHounsfield",
     "WindowHounsfieldd",
+    "algorithm_of",
     "case_name",
     "is_above_least",
     "is_foreground",

@@ -223,12 +223,13 @@ def sample_segmentation(segmentation: torch.Tensor, axes: Axes, shape: Sequence[
     return values
 
 
-def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Dilates a Boolean tensor over its last three axes by a cube of side 2 * `radius` + 1."""
-    for axis in (-3, -2, -1):
+def dilate(mask: torch.Tensor, radius: int | Shape) -> torch.Tensor:
+    """Dilates a Boolean tensor over its last three axes by a box of sides 2 * `radius` + 1, one radius or three."""
+    radii = (radius,) * 3 if isinstance(radius, int) else radius
+    for axis, reach in zip((-3, -2, -1), radii, strict=True):
         grown = mask.clone()
         size = mask.shape[axis]
-        for shift in range(1, min(radius, size - 1) + 1):
+        for shift in range(1, min(reach, size - 1) + 1):
             grown.narrow(axis, shift, size - shift).logical_or_(mask.narrow(axis, 0, size - shift))
             grown.narrow(axis, 0, size - shift).logical_or_(mask.narrow(axis, shift, size - shift))
         mask = grown

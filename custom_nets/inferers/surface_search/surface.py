@@ -71,6 +71,8 @@ def surface_volume(
         level = search.next_level(level, lattice)
     if steps.candidate is not None and len(search.out) > 1:
         search.follow(level, _inside(level, _axes(query, steps.candidate)), "candidates")
+    while steps.band is not None and len(points := level.near_surfaces(steps.band)):
+        search.follow(level, points, "band")  # what it finds has a band of its own
 
 
 class _Search:

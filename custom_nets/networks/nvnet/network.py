@@ -44,11 +44,13 @@ class NvNetSettings:
         latent_size: numbers L of the variational branch's latent vector.
         final_norm: group norm and ReLU before the last convolution, as SegResNet has (the paper's table has not).
         checkpointing: compute the activations of each level anew in the backward pass instead of keeping them.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
     """
 
     latent_size: int = 128
     final_norm: bool = False
     checkpointing: bool = False
+    modality_dropout: float = 0.0
 
 
 class NvNet(SegResNet):
@@ -67,7 +69,6 @@ class NvNet(SegResNet):
         crop_size: sides of the training images `(H, W, D)`, multiples of 8; the variational branch is made for them.
         dropout: probability of the spatial dropout after the first convolution.
         vae: whether there is a variational branch.
-        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
         settings: what is rarely changed.
 
     Shapes: `forward(image [B, C, H, W, D])`.
@@ -89,7 +90,6 @@ class NvNet(SegResNet):
         crop_size: Sequence[int] = (160, 192, 128),
         dropout: float = 0.2,
         vae: bool = True,
-        modality_dropout: float = 0.0,
         settings: NvNetSettings = NvNetSettings(),
     ) -> None:
         if init_filters % _GROUPS:
@@ -104,7 +104,7 @@ class NvNet(SegResNet):
         )
         self.crop_size = tuple(crop_size)
         self.checkpointing = settings.checkpointing
-        self.modality_dropout = ModalityDropout(modality_dropout)
+        self.modality_dropout = ModalityDropout(settings.modality_dropout)
         if not settings.final_norm:  # in place, so that the convolution keeps SegResNet's name
             self.conv_final[0] = self.conv_final[1] = nn.Identity()
         self.vae = None

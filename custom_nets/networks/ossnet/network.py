@@ -70,6 +70,7 @@ class OSSNetSettings:
         mid_range_pooling: `mean`, or `max` as the published inference pools.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
         compile_activations: see `PadeActivation`.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
 
     Raises:
         InputError: for an unknown kind of coordinates or pooling.
@@ -80,6 +81,7 @@ class OSSNetSettings:
     mid_range_pooling: str = "mean"
     points_per_chunk: int = 2048
     compile_activations: bool = True
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("coordinates", ("unit", "voxel")), ("mid_range_pooling", ("mean", "max"))):
@@ -122,7 +124,7 @@ class OSSNet(OccupancyNetworkBase):
         norm: str | tuple = "batch",
         settings: OSSNetSettings = OSSNetSettings(),
     ) -> None:
-        super().__init__(settings.points_per_chunk)
+        super().__init__(settings.points_per_chunk, settings.modality_dropout)
         if variant not in VARIANTS:
             msg = f"variant is '{variant}'; expected one of {', '.join(VARIANTS)}"
             raise InputError(msg)

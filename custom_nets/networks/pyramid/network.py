@@ -57,6 +57,7 @@ class PyramidSettings:
         norm: normalisation by MONAI's names; one that needs no large batch.
         act: activation by MONAI's names, of encoder and decoder.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
 
     Raises:
         InputError: for a neighbourhood that is not odd.
@@ -69,6 +70,7 @@ class PyramidSettings:
     norm: str | tuple = ("group", {"num_groups": 8})
     act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
     points_per_chunk: int = 16_384
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.neighbourhood and self.neighbourhood % 2 == 0:
@@ -115,7 +117,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         settings: PyramidSettings = PyramidSettings(),
         reduction: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__(settings.points_per_chunk)
+        super().__init__(settings.points_per_chunk, settings.modality_dropout)
         if reduction is not None:
             warnings.warn("`reduction` is deprecated; its new name is `downsampling`", FutureWarning, stacklevel=2)
             downsampling = reduction

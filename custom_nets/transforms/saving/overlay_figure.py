@@ -11,6 +11,7 @@ import numpy as np
 from monai.config import NdarrayOrTensor
 from monai.utils import convert_to_numpy, optional_import
 
+from custom_nets.io.colours import COLOURS
 from custom_nets.transforms.regions import check_names
 from custom_nets.transforms.saving.meshes import as_array, bounding_box, region_in_box
 from custom_nets.transforms.saving.volumes import voxel_millilitres
@@ -18,9 +19,6 @@ from custom_nets.transforms.saving.volumes import voxel_millilitres
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = ("#56B4E9", "#F0E442", "#E8601C", "#CC79A7", "#009E73")
-"""Colours of regions, outermost first: told apart under the common forms of colour blindness, and on grey."""
 
 _BACKGROUND = "#0b0d10"
 _TEXT = "#e8eaed"
