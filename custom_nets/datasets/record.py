@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from custom_nets.datasets.terms import Term, parse_terms
 from custom_nets.errors import InputError
 
 Kind = Literal["MRI", "CT", "other"]
-"""What the intensities of a channel are."""
+"""Kind of intensities of a channel."""
 
 FOLDER = Path(__file__).with_name("records")
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -97,7 +98,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Challenge:
-    """What the challenge of one year expects of a submission.
+    """Requirements of the challenge of one year on a submission.
 
     Args:
         year: of the challenge.
@@ -113,6 +114,19 @@ class Challenge:
 
 
 @dataclass(frozen=True)
+class Lesions:
+    """How the challenge of a data set scores lesions one by one, see `compute_lesion_dice`.
+
+    Args:
+        dilation: millimetres by which lesions are dilated, so that near ones are one.
+        min_ml: millilitres; lesions up to this volume are left out.
+    """
+
+    dilation: float = 3.0
+    min_ml: float = 0.05
+
+
+@dataclass(frozen=True)
 class Record:
     """All that the project knows of one data set.
 
@@ -121,6 +135,7 @@ class Record:
         title: how messages and tables call it.
         channels: of an image, in the order of files that hold them all.
         labels: numbers and regions; None where there are no labels.
+        terms: what regions and labels are in the codes of DICOM; those that it does not name have none.
         layouts: ways in which the data set lies on the disk, names in `custom_nets.datasets.layouts.LAYOUTS`.
         label_ends: what follows the case in the name of a label file, the preferred end first.
         pairs: regular expressions of the names of images and label files that lie beside each other, without suffix,
@@ -129,9 +144,11 @@ class Record:
         others: whether cases with other names, whose files end alike, are taken for this data set, too.
         unlabelled: regular expression of the names of test cases, which are published without labels.
         mirrors: whether left and right may be exchanged without harm (in augmentation).
+        stripped: whether its MRI are brains without skull on a background of exactly 0; checks warn of others.
         grid: `(x, y, z)` in voxels, where all cases share one.
         spacing: mm between voxels, likewise.
         challenges: what submissions must be like.
+        lesions: how the challenge scores lesions one by one; None where it does not.
         download: name of the Medical Segmentation Decathlon's task.
         licence: of the data.
         citation: what to cite.
@@ -143,15 +160,18 @@ class Record:
     channels: tuple[Channel, ...]
     labels: Labels | None
     layouts: tuple[str, ...]
+    terms: tuple[Term, ...] = ()
     label_ends: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     cases: str = ""
     others: bool = False
     unlabelled: str = ""
     mirrors: bool = True
+    stripped: bool = False
     grid: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     challenges: tuple[Challenge, ...] = ()
+    lesions: Lesions | None = None
     download: str = ""
     licence: str = ""
     citation: str = ""
@@ -180,6 +200,10 @@ class Record:
         """Returns the channel that a name means, by itself or by one of its endings; None when there is none."""
         by_name = {channel.name.lower(): channel.name for channel in self.channels}
         return by_name.get(name.lower()) or self.ends.get(name.lower())
+
+    def kind_of(self, channel: str) -> Kind:
+        """Returns what the intensities of a channel are, by its name in the record."""
+        return next((each.kind for each in self.channels if each.name == channel), "other")
 
     def require_labels(self) -> Labels:
         """Returns the label numbers.
@@ -293,6 +317,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             title=str(content["title"]),
             channels=tuple(_channels(content["channels"])),
             labels=_labels(content.get("labels"), content.get("regions")),
+            terms=parse_terms(content.get("terms", {})),
             layouts=_texts(content["layouts"]),
             label_ends=_texts(content.get("label_ends", ())),
             pairs=tuple(
@@ -302,9 +327,11 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             others=bool(content.get("others", False)),
             unlabelled=_pattern(content.get("unlabelled", "")),
             mirrors=bool(content.get("mirrors", True)),
+            stripped=bool(content.get("stripped", False)),
             grid=_triple(content.get("grid"), int),
             spacing=_triple(content.get("spacing"), float),
             challenges=tuple(_challenge(entry) for entry in content.get("challenges", ())),
+            lesions=Lesions(**content["lesions"]) if content.get("lesions") else None,
             download=str(content.get("download", "")),
             licence=str(content.get("licence", "")),
             citation=str(content.get("citation", "")),

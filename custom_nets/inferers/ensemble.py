@@ -45,8 +45,8 @@ class EnsembleInferer(Inferer):
             appended as R further channels.
 
     Raises:
-        InputError: when an axis is unknown or named twice, the inferer is none, or the spread is wanted of a search
-            with a threshold below one half.
+        InputError: when an axis is unknown or named twice, a checkpoint is no file, the inferer is none, or the spread
+            is wanted of a search with a threshold below one half.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class EnsembleInferer(Inferer):
         self.inferer = _checked_inferer(inferer, spread)
         self.mirror_axes = _checked_axes(() if mirror_axes is None else ensure_tuple(mirror_axes))
         self.checkpoints = () if checkpoints is None else ensure_tuple(checkpoints)
+        for path in self.checkpoints:
+            if not Path(path).is_file():
+                msg = f"ensemble: {path}: there is no such file; give files of weights, such as model.pt"
+                raise InputError(msg)
         self.spread = spread
         self._copies: list[nn.Module] = []
         self._copied: tuple[nn.Module, torch.device] | None = None

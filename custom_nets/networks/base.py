@@ -110,7 +110,7 @@ def check_occupancy_network(network: Any, user: str) -> OccupancyNetwork:
 
 
 def divisor_of(network: Any) -> int:
-    """What the sides of an image must be multiples of, as any network may declare it (`divisor`); else 1."""
+    """Returns the number that sides of an image must be multiples of, a network's `divisor`; 1 where it has none."""
     own = network if hasattr(network, "divisor") else getattr(network, "module", network)
     return int(getattr(own, "divisor", 1))
 
@@ -123,7 +123,7 @@ def working_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
 
 
 class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
-    """What our occupancy networks share: training and dense forward, the choice of uncertain points, scripting.
+    """Base of our occupancy networks: training and dense forward, the choice of uncertain points, scripting.
 
     A subclass writes `encode` and `decode` and sets `in_channels`. For export, both are made of operations that hold
     for all sizes while `export_ops.is_traced()`, and a latent is a named tuple of tensors, tuples of tensors and None.
@@ -179,7 +179,7 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
         return self.decode(latent, image, points), latent.segmentation, chosen
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` takes instead of this network."""
+        """Returns the module that `torch.jit.script` takes instead of this network."""
         return ScriptedOccupancyNetwork(self)
 
     def _choose(self, latent: Any, image: Tensor, points: Tensor, candidates: int, uncertain: int) -> Tensor:

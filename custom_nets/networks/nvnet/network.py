@@ -13,6 +13,7 @@ from custom_nets.errors import InputError
 from custom_nets.networks.checkpointing import run_layer
 from custom_nets.networks.export_ops import is_traced
 from custom_nets.networks.modality_dropout import ModalityDropout
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.nvnet.vae import VariationalBranch
 from custom_nets.networks.torchscript import ScriptedNetwork
 
@@ -20,7 +21,7 @@ _GROUPS = 8  # of group norm
 
 
 class NvNetOutput(NamedTuple):
-    """What NvNet gives in training; the last three are None without the variational branch.
+    """Output of NvNet in training; the last three are None without the variational branch.
 
     Attributes:
         logits: of the regions `[B, R, H, W, D]`.
@@ -37,7 +38,7 @@ class NvNetOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class NvNetSettings:
-    """What is rarely changed of an `NvNet`.
+    """Settings of an `NvNet` that are rarely changed.
 
     Args:
         latent_size: numbers L of the variational branch's latent vector.
@@ -120,6 +121,15 @@ class NvNet(SegResNet):
             )
         self.register_load_state_dict_pre_hook(_leave_out_the_branch)
 
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Returns the axes of weights that belong to single channels or regions, see `map_weights`."""
+        makes = {
+            "conv_final.2.conv": NamedAxis("regions", 0),
+            "vae.end.conv": NamedAxis("channels", 0),
+        }
+        first = {"convInit.conv.weight": NamedAxis("channels", 1, True)}
+        return {**first, **{f"{name}.{part}": axis for name, axis in makes.items() for part in ("weight", "bias")}}
+
     def forward(self, x: Tensor) -> NvNetOutput | Tensor:  # type: ignore[override]
         """Segments an image, and in training reconstructs it.
 
@@ -156,7 +166,7 @@ class NvNet(SegResNet):
         return self.conv_final(x)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` takes instead of this network."""
+        """Returns the module that `torch.jit.script` takes instead of this network."""
         return ScriptedNetwork(self, self.in_channels)
 
 

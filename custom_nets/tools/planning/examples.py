@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -20,7 +20,13 @@ def example_fingerprints() -> dict[str, Fingerprint]:
 
 
 def _fingerprint(
-    title: str, kind: str, channels: int, regions: int, shape: list[int], spacing: list[float], cases: int
+    title: str,
+    kind: Literal["MRI", "CT", "other"],
+    channels: int,
+    regions: int,
+    shape: list[int],
+    spacing: list[float],
+    cases: int,
 ) -> Fingerprint:
     return Fingerprint(
         title=title,

@@ -41,7 +41,7 @@ _ENDS = (
 
 @dataclass(frozen=True)
 class Intensities:
-    """What the voxels of one channel are like.
+    """Intensities of one channel.
 
     Args:
         least: the darkest voxel of all cases.
@@ -60,7 +60,7 @@ class Intensities:
 
 @dataclass(frozen=True)
 class RegionSizes:
-    """How large the parts of one region are.
+    """Sizes of the parts of one region.
 
     Args:
         name: of the region.
