@@ -234,7 +234,7 @@ def test_outlines_of_noise_hold_its_voxels():
 class TestDamagedHeaders:
     def test_no_frame_of_reference(self, write, labels, tmp_path):
         folder = write_scan(tmp_path / "scan", GRIDS["axial"], FrameOfReferenceUID=None)
-        with pytest.raises(InputError, match="case a, file .*has no FrameOfReferenceUID"):
+        with pytest.raises(InputError, match=r"case a, file .*has no FrameOfReferenceUID"):
             write(tmp_path / "a.dcm", labels, LIVER, read_series(folder, "a"), ALGORITHM, "a")
         assert not (tmp_path / "a.dcm").exists()
 
