@@ -19,7 +19,7 @@ from custom_nets.tools.bundle_config import read_bundle
 from custom_nets.tools.images import in_order, is_path, read_image
 from custom_nets.transforms.saving.meshes import Space, as_array, region_mesh
 
-_OF_FILES = ("save_meshes", "save_overlay", "output_dir", "skip_existing", "split_file", "dataset_dir")
+_OF_FILES = ("save_meshes", "save_overlay", "dicom_formats", "output_dir", "skip_existing", "split_file", "dataset_dir")
 """Keys about files, of which a result in memory has none."""
 
 

@@ -43,6 +43,8 @@ def test_the_wheel_holds_them():
     for part in ("configs/*", "docs/*", "LICENSE"):
         assert set(package.glob(f"tools/bundles/*/{part}")) <= packed
     assert not [file for file in packed if "models" in file.parts]
+    data = {file for file in package.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert {file for file in data if "tools/bundles" not in file.as_posix()} <= packed
 
 
 def test_what_is_there_is_not_overwritten(tmp_path, monkeypatch, capsys):
