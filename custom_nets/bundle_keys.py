@@ -10,6 +10,7 @@ import difflib
 import inspect
 import logging
 import math
+import multiprocessing
 import re
 import sys
 import traceback
@@ -27,6 +28,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
 from custom_nets.bundle_paths import keep_paths
+from custom_nets.datasets import get_record
 from custom_nets.errors import InputError, describe, end_at_sigterm, show_errors
 from custom_nets.io.model_settings import take_over
 from custom_nets.typed_values import (
@@ -48,11 +50,35 @@ RENAMED = {
 }
 """Keys of earlier releases, and what they are called now. An old one works for one release."""
 
-AT_LEAST_ONE = frozenset({"epochs", "epoch_length", "batch_size", "num_points", "image_size", "crop_size", "grid_size"})
+AT_LEAST_ONE = frozenset(
+    {"epochs", "max_epochs", "epoch_length", "batch_size", "num_points", "image_size", "crop_size", "grid_size"}
+    | {"channels", "encoder_channels", "hidden_features", "init_filters", "latent_size"}
+    | {"max_bad_steps", "early_stop_patience"}
+)
 """Keys whose numbers must be positive, where no constructor says so."""
 
-THREE = frozenset({"image_size", "crop_size", "grid_size"})
+ABOVE_ZERO = frozenset({"learning_rate", "lr_gamma", "least_extent"})
+"""Keys whose numbers must be positive, and may be fractions."""
+
+SHARES = frozenset({"cache_rate", "mirror_prob", "least_extent"})
+"""Keys of shares, of which 1 is all."""
+
+SIGNED = frozenset({"contrast_window"})
+"""Keys that may be negative, though their defaults are not."""
+
+THREE = frozenset({"image_size", "crop_size", "grid_size", "least_extent"})
 """Keys of three numbers, one an axis."""
+
+NAMES = frozenset({"modalities", "regions", "overlay_modalities"})
+"""Keys of names, at least one, none twice."""
+
+RECORDS = frozenset({"dataset_record", "label_scheme"})
+"""Keys that name records of data sets."""
+
+PROCESSES = frozenset({"num_workers", "validation_workers"})
+"""Keys that count processes, at most `MAX_PROCESSES`."""
+
+MAX_PROCESSES = 1000
 
 DEVICES = frozenset({"device", "cache_device"})
 """Keys that PyTorch is asked about."""
@@ -85,6 +111,7 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     """
     show_errors()
     end_at_sigterm()
+    choose_start_method()
     if workflow is None:
         return
     parser, typed = workflow.parser, _typed_keys()
@@ -97,6 +124,18 @@ def start_run(workflow: ConfigWorkflow | None) -> None:
     if "bundle_root" in parser:
         parser["bundle_root"] = parser.get_parsed_content("bundle_root")  # known wherever the rest is parsed
     keep_paths(parser, typed)  # again: the checks have read the configs anew
+
+
+def choose_start_method() -> None:
+    """Fixes how processes of loaders are started, for what has not chosen: by fork, and by spawn on macOS and Windows.
+
+    These are Python's defaults before 3.14. MONAI cannot invert transforms that ran in a process which was started by
+    forkserver, the default since, or by spawn where that was not set.
+    """
+    if multiprocessing.get_start_method(allow_none=True) not in ("fork", "spawn"):
+        method = "spawn" if sys.platform in ("darwin", "win32") else "fork"
+        logger.debug("processes of loaders are started by %s", method)
+        multiprocessing.set_start_method(method, force=True)
 
 
 def name_data_set(parser: ConfigParser, folder: Path, typed: dict[str, Any]) -> None:
@@ -223,6 +262,10 @@ class _Keys:
         for content in main:
             for id_, value in _flatten(_normal(content)):
                 self.shipped.setdefault(id_.replace("+", ""), []).append(value)
+        self.offered: dict[str, list[Any]] = {}  # and in the lists of overrides
+        for content in (file for file in files if file not in main):
+            for id_, value in _flatten(_normal(content)):
+                self.offered.setdefault(id_, []).append(value)
         self.referred = {name for content in [*files, parser.get()] for name in _references(content)}
         monais = [value[monai.utils.BundlePropertyConfig.ID] for value in _PROPERTIES.values()]
         self.allowed = {str(id_).split(ID_SEP_KEY)[0] for id_ in monais}
@@ -336,7 +379,7 @@ class _Keys:
 
     def _defaults(self, id_: str) -> list[Any]:
         values = []
-        for default in self.shipped.get(id_, ()):
+        for default in self.shipped.get(id_) or self.offered.get(id_, ()):
             if ConfigComponent.is_instantiable(default):
                 continue
             if is_computed(default):
@@ -379,6 +422,8 @@ class _Keys:
             value = self.parser[id_]
             if id_ in DEVICES:
                 yield from _device_faults(id_, value)
+            elif id_ in RECORDS and isinstance(value, str) and not is_computed(value):
+                yield from _record_faults(id_, value)
             elif not is_computed(value):
                 defaults = [default for default in self._defaults(id_) if default is not None]
                 wanted = self._wanted(id_, value, defaults)
@@ -388,19 +433,32 @@ class _Keys:
 
     def _wanted(self, id_: str, value: Any, defaults: Sequence[Any]) -> str | None:
         """Returns what is expected in place of a value; None for a good one."""
+        if value is None or isinstance(value, (str, int, float)):
+            shipped = self.shipped.get(id_, ())
+            if shipped and all(ConfigComponent.is_instantiable(default) for default in shipped):
+                return "a component, a dictionary with _target_"
         kinds = self._kinds(id_)
         if set(kinds) - {type(None)} and not any(fits(value, kind) for kind in kinds):
             return type_names(kinds)
+        name = id_.rsplit(ID_SEP_KEY, 1)[-1]
         found, usual = numbers(value), [number for default in defaults for number in numbers(default)]
         if not all(math.isfinite(number) for number in found):
             return "a finite number"
-        if id_ in THREE and len(value) != 3:
+        if name in THREE and len(value) != 3:
             return "three numbers"
-        if id_ in AT_LEAST_ONE and any(number < 1 for number in found):
+        if name in AT_LEAST_ONE and any(number < 1 for number in found):
             return "at least 1"
-        if usual and min(usual) >= 0 and any(number < 0 for number in found):
+        if name in ABOVE_ZERO and any(number <= 0 for number in found):
+            return "a number above 0" + (", at most 1" if name in SHARES else "")
+        if name in SHARES and any(not 0 <= number <= 1 for number in found):
+            return "a share from 0 to 1"
+        if name in PROCESSES and any(number > MAX_PROCESSES for number in found):
+            return f"at most {MAX_PROCESSES}"
+        if usual and min(usual) >= 0 and name not in SIGNED and any(number < 0 for number in found):
             return "no negative number"
-        return None
+        if name in NAMES and isinstance(value, (list, tuple)) and (not value or len(set(value)) < len(value)):
+            return "at least one name, and none twice"
+        return "a text that is not empty" if value == "" and "" not in defaults else None
 
     def refused(self) -> Iterator[str]:
         """Makes what the changed keys go to, where that touches no data, and yields what its constructors refuse."""
@@ -532,6 +590,14 @@ def _annotation(target: Any, argument: str) -> list[Any]:
         return [] if hint is None else [eval(hint, function.__globals__) if isinstance(hint, str) else hint]
     except (NameError, TypeError):  # a name of a package that is not installed
         return []
+
+
+def _record_faults(key: str, name: str) -> Iterator[str]:
+    """Yields a line when there is no such record, or it cannot be read."""
+    try:
+        get_record(name)
+    except InputError as error:
+        yield f"{key} is {shown(name)}: {error}"
 
 
 def _device_faults(key: str, device: Any) -> Iterator[str]:

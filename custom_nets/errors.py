@@ -53,6 +53,10 @@ REMEDIES = {
     ),
     r"File name too long: '([^']*)'": "{0}: the name is too long; give a shorter one",
     r"(?:Not a directory|File exists): '([^']*)'": "{0}: a file is where a folder is needed; move it, or give another",
+    r"Expected more than 1 value per channel when training": (
+        "the images are so small that the network's coarsest level has one voxel; give a larger --image_size, "
+        "--crop_size or --grid_size, a smaller --spacing, or a network of fewer levels (channels)"
+    ),
     r"No module named '([\w.]+)'|OptionalImportError: .*import (\w+)": (
         "the Python package {0}{1} is not installed; install it with pip"
     ),
@@ -63,12 +67,12 @@ REMEDIES = {
         "PyTorch finds no GPU; give --device cpu, or install a PyTorch and a driver that fit the GPU"
     ),
 }
-"""What is said of an exception whose type and message match a pattern; the first that matches counts."""
+"""Messages for exceptions by patterns of their type and message; the first that matches counts."""
 
 _IN_WORKER = "Original Traceback"  # of what a loader's process hands over
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-"""What gloo and NCCL say in a process when another has died."""
+"""Messages of gloo and NCCL in a process when another one has died."""
 
 
 class InputError(ValueError):
@@ -109,18 +113,25 @@ def explain(error: BaseException) -> str:
         lines = message.splitlines()
         more = [f"... and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
         return "\n".join([*lines[:MAX_LINES], *more])
-    causes = _causes(error)
-    for cause in causes:
+    remedy = _find_remedy(error)
+    if remedy is not None:
+        return remedy
+    place = _place(_causes(error)[-1])
+    return f"{describe(error)} ({place}); this is a fault of the program: --debug true shows more"
+
+
+def _find_remedy(error: BaseException) -> str | None:
+    for cause in _causes(error):
         for pattern, remedy in REMEDIES.items():
             found = re.search(pattern, f"{type(cause).__name__}: {cause}")
             if found:
                 return remedy.format(*(group or "" for group in found.groups()))
-    return f"{describe(error)} ({_place(causes[-1])}); this is a fault of the program: --debug true shows more"
+    return None
 
 
 def describe(error: BaseException) -> str:
-    """Returns an exception's origin in one line: an InputError's message, or the type and the message."""
-    message = find_input_error(error)
+    """Returns an exception's origin in one line: an InputError's message, a remedy, or the type and the message."""
+    message = find_input_error(error) or _find_remedy(error)
     if message is not None:
         return " ".join(message.split())
     origin = _causes(error)[-1]
@@ -150,7 +161,7 @@ def show_errors(debug: bool = False) -> None:
             print("ended, because another process of this job did", file=sys.stderr)
         else:
             message = explain(error)
-            _tell_torchrun(message)
+            tell_torchrun(message)
             print(f"error: {message}", file=sys.stderr)
 
     sys.excepthook = show
@@ -186,7 +197,7 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _tell_torchrun(message: str) -> None:
+def tell_torchrun(message: str) -> None:
     """Writes what ended this process where torchrun looks for it, when torchrun started it."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -25,9 +26,12 @@ logger = logging.getLogger(__name__)
 
 Labels = Literal["required", "optional", "ignore"]
 
+All = Literal["all"]
+"""All cases, in place of the name of a section."""
+
 
 def datalist(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str],
     labels: Labels = "required",
     check: bool = True,
     *,
@@ -67,7 +71,8 @@ def datalist(
             twice, or a case is faulty.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, labels, missing_modalities)
+    found = _recognise(dataset_dir, dataset, modalities, labels)
+    items = _list_items(found, dataset_dir, modalities, labels, missing_modalities)
     if check:
         raise_faults(check_datalist(items, _check(modalities, missing_modalities))[1], len(items))
     return settle_identity_affines(items, identity_affines, check)
@@ -75,7 +80,7 @@ def datalist(
 
 def labelled_cases(
     dataset_dir: str | os.PathLike,
-    section: Section,
+    section: Section | All,
     split_file: str | os.PathLike | None = None,
     check: bool = True,
     *,
@@ -86,12 +91,16 @@ def labelled_cases(
     validation: int | float = 0.2,
     test: int | float = 0,
     seed: int = 0,
+    leave_out: bool = False,
+    fold: int | None = None,
+    folds: int = 5,
+    regions: Sequence[str] | None = None,
 ) -> list[Item]:
-    """Lists the labelled cases of one section of a split; for configs.
+    """Lists the labelled cases of one section of a split, or all there are; for configs.
 
     Args:
         dataset_dir: see `datalist`.
-        section: "training", "validation" or "test".
+        section: "training", "validation" or "test"; or "all", with which no split is read or made.
         dataset: see `datalist`.
         modalities: likewise.
         split_file: the split; it is used when it exists, otherwise made and written there. None writes nothing.
@@ -101,23 +110,51 @@ def labelled_cases(
         validation: share or number of cases, see `split_cases`.
         test: likewise.
         seed: of the split.
+        leave_out: whether a faulty case of the section, or one without a label, is logged and left out, so that it
+            does not stop the others.
+        fold: number of the fold of a cross-validation that is the validation, see `split_section`; None: no folds.
+        folds: their number, see `split_folds`.
+        regions: that a model learns; None: not checked.
 
     Raises:
-        InputError: see `datalist` and `split_section`.
+        InputError: see `datalist` and `split_section`; for a region that the labels do not make up.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities)
-    chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
+    found = _recognise(dataset_dir, dataset, modalities, "required")
+    items = _list_items(found, dataset_dir, modalities, "required", missing_modalities, leave_out)
+    for name in {item["dataset"] for item in items if item.get("dataset")}:
+        get_record(name).require_labels().select(regions)
+    total = len(items)
+    if section != "all":
+        sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}
+        items = split_section(items, section, split_file, seed=seed, **sizes)
+    chosen = in_order(items)
+    titles = ", ".join(entry.record.title if entry.record else "an unknown data set" for entry in found)
+    logger.info("%s: %d of %d cases (%s)", section, len(chosen), total, titles)
+    faults: list[str] = []
     if check:
-        raise_faults(check_datalist(chosen, _check(modalities, missing_modalities))[1], len(chosen))
+        good, faults = check_datalist(chosen, partial(_labelled, check=_check(modalities, missing_modalities)))
+        if not leave_out or not good:
+            raise_faults(faults, len(chosen))
+        chosen = good
+    for fault in faults:
+        logger.error("left out: %s", fault)
     _warn_of_absent(chosen, modalities)
-    return settle_identity_affines(chosen, identity_affines, check)
+    return CaseList(settle_identity_affines(chosen, identity_affines, check), faults)
+
+
+def _labelled(item: Item, check: Check) -> None:
+    """Checks a case as `check` does, and that it has a label."""
+    check(item)
+    if "label" not in item:
+        msg = f"{where(item['case'], _first_file(item))}: the case has no label; add it, or take the case out"
+        raise InputError(msg)
 
 
 def cases_to_infer(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str],
     split_file: str | os.PathLike | None = None,
-    section: Section = "test",
+    section: Section | All = "test",
     *,
     dataset: str | os.PathLike | None = None,
     modalities: Sequence[str] | None = None,
@@ -127,12 +164,15 @@ def cases_to_infer(
 ) -> list[Item]:
     """Lists the cases to infer: a faulty one is logged and left out, so that it does not stop the others.
 
+    A case whose name differs from another's in capitals alone is renamed, with a warning: on macOS and Windows their
+    results would meet.
+
     Args:
-        dataset_dir: see `datalist`; labels are optional.
+        dataset_dir: see `datalist`, also several folders or files; labels are optional.
         dataset: see `datalist`.
         modalities: likewise.
         split_file: an existing split, to infer the cases of one section alone; None takes all cases.
-        section: of that split.
+        section: of that split; "all" takes all cases.
         record: JSON file that is written with the grid of each case, faulty ones too; `custom-nets submission` compares
             the results with it.
         missing_modalities: see `datalist`; cases that lack a modality are logged.
@@ -142,9 +182,13 @@ def cases_to_infer(
         InputError: when no case can be used, or the split does not belong to the data set.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "optional", missing_modalities)
-    if split_file is not None:
+    found = _recognise(dataset_dir, dataset, modalities, "optional")
+    for entry in found:
+        logger.info(entry.line)
+    items = _list_items(found, dataset_dir, modalities, "optional", missing_modalities)
+    if split_file is not None and section != "all":
         items = in_order(apply_split(items, split_file, (section,))[section])
+    items = _apart_without_capitals(items)
     if record is not None:
         save_case_record(record, items)
     check = _check(modalities, missing_modalities)
@@ -155,6 +199,21 @@ def cases_to_infer(
         logger.error("left out: %s", fault)
     _warn_of_absent(good, modalities)
     return CaseList(settle_identity_affines(good, identity_affines, report=True), faults)
+
+
+def _apart_without_capitals(items: Sequence[Item]) -> list[Item]:
+    """Renames all but the first of cases whose names a file system that knows no capitals takes for one."""
+    seen: set[str] = set()
+    named = []
+    for item in items:
+        case = str(item["case"])
+        if case.casefold() in seen:
+            other = f"{case} ({hashlib.sha256(case.encode('utf-8', 'surrogateescape')).hexdigest()[:6]})"
+            logger.warning("case %s is called %s here: another's name differs in capitals alone", case, other)
+            item = {**item, "case": other}
+        seen.add(str(item["case"]).casefold())
+        named.append(item)
+    return named
 
 
 def _without_faulty_label(item: Item, check: Check) -> Item:
@@ -231,13 +290,12 @@ def require_channels(record: Record, modalities: Sequence[str], missing_modaliti
     raise InputError(msg)
 
 
-def _list_items(
-    dataset_dir: str | os.PathLike,
+def _recognise(
+    dataset_dir: str | os.PathLike | Sequence[str],
     dataset: str | os.PathLike | None,
     modalities: Sequence[str] | None,
     labels: Labels,
-    missing_modalities: bool,
-) -> list[Item]:
+) -> list[Recognised]:
     if labels not in get_args(Labels):
         msg = f"labels={labels!r} is unknown; expected one of {', '.join(get_args(Labels))}"
         raise InputError(msg)
@@ -246,12 +304,23 @@ def _list_items(
         found = [entry._replace(cases=_training_cases(entry)) for entry in found]
     if labels == "ignore":
         found = [entry._replace(cases=[c for c in entry.cases if not _is_orphan(c)]) for entry in found]
+    return found
+
+
+def _list_items(
+    found: Sequence[Recognised],
+    dataset_dir: str | os.PathLike | Sequence[str],
+    modalities: Sequence[str] | None,
+    labels: Labels,
+    missing_modalities: bool,
+    leave_out: bool = False,
+) -> list[Item]:
     items = items_of(found, modalities, missing_modalities)
     if labels == "ignore":
         for item in items:
             item.pop("label", None)
     if labels == "required":
-        _require_labels(items, dataset_dir)
+        _require_labels(items, dataset_dir, some=leave_out)
     return items
 
 
@@ -313,10 +382,10 @@ def _image(
     return files
 
 
-def _require_labels(items: Sequence[Item], dataset_dir: str | os.PathLike) -> None:
+def _require_labels(items: Sequence[Item], dataset_dir: object, some: bool) -> None:
     # The check of a case without any file says more.
     unlabelled = [item["case"] for item in items if "label" not in item and _first_file(item)]
-    if unlabelled:
+    if unlabelled and not (some and any("label" in item for item in items)):
         msg = (
             f"{dataset_dir}: {len(unlabelled)} of {len(items)} cases have no label: {first_names(unlabelled)}; "
             "give the folder of the training cases, add the labels (beside the images, or labelsTr beside imagesTr), "

@@ -16,7 +16,7 @@ from custom_nets.datasets.terms import Term, parse_terms
 from custom_nets.errors import InputError
 
 Kind = Literal["MRI", "CT", "other"]
-"""What the intensities of a channel are."""
+"""Kind of intensities of a channel."""
 
 FOLDER = Path(__file__).with_name("records")
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -98,7 +98,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Challenge:
-    """What the challenge of one year expects of a submission.
+    """Requirements of the challenge of one year on a submission.
 
     Args:
         year: of the challenge.
@@ -111,6 +111,19 @@ class Challenge:
     cases: str
     example: str
     shape: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """How the challenge of a data set scores lesions one by one, see `compute_lesion_dice`.
+
+    Args:
+        dilation: millimetres by which lesions are dilated, so that near ones are one.
+        min_ml: millilitres; lesions up to this volume are left out.
+    """
+
+    dilation: float = 3.0
+    min_ml: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -131,9 +144,11 @@ class Record:
         others: whether cases with other names, whose files end alike, are taken for this data set, too.
         unlabelled: regular expression of the names of test cases, which are published without labels.
         mirrors: whether left and right may be exchanged without harm (in augmentation).
+        stripped: whether its MRI are brains without skull on a background of exactly 0; checks warn of others.
         grid: `(x, y, z)` in voxels, where all cases share one.
         spacing: mm between voxels, likewise.
         challenges: what submissions must be like.
+        lesions: how the challenge scores lesions one by one; None where it does not.
         download: name of the Medical Segmentation Decathlon's task.
         licence: of the data.
         citation: what to cite.
@@ -152,9 +167,11 @@ class Record:
     others: bool = False
     unlabelled: str = ""
     mirrors: bool = True
+    stripped: bool = False
     grid: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     challenges: tuple[Challenge, ...] = ()
+    lesions: Lesions | None = None
     download: str = ""
     licence: str = ""
     citation: str = ""
@@ -183,6 +200,10 @@ class Record:
         """Returns the channel that a name means, by itself or by one of its endings; None when there is none."""
         by_name = {channel.name.lower(): channel.name for channel in self.channels}
         return by_name.get(name.lower()) or self.ends.get(name.lower())
+
+    def kind_of(self, channel: str) -> Kind:
+        """Returns what the intensities of a channel are, by its name in the record."""
+        return next((each.kind for each in self.channels if each.name == channel), "other")
 
     def require_labels(self) -> Labels:
         """Returns the label numbers.
@@ -306,9 +327,11 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             others=bool(content.get("others", False)),
             unlabelled=_pattern(content.get("unlabelled", "")),
             mirrors=bool(content.get("mirrors", True)),
+            stripped=bool(content.get("stripped", False)),
             grid=_triple(content.get("grid"), int),
             spacing=_triple(content.get("spacing"), float),
             challenges=tuple(_challenge(entry) for entry in content.get("challenges", ())),
+            lesions=Lesions(**content["lesions"]) if content.get("lesions") else None,
             download=str(content.get("download", "")),
             licence=str(content.get("licence", "")),
             citation=str(content.get("citation", "")),

@@ -1,7 +1,7 @@
-"""What MONAI's engines lack."""
+"""Additions to MONAI's engines."""
 
 from custom_nets.engines.case_by_case import CaseDataset, CaseEvaluator
-from custom_nets.engines.distributed import RankEvaluator, distribute, share_cases
+from custom_nets.engines.distributed import RankCaseEvaluator, RankEvaluator, distribute, share_cases
 from custom_nets.engines.parameter_groups import kernel_decay
 from custom_nets.engines.prepare_batch import PreparePointsBatch, PrepareReconstructionBatch
 
@@ -10,6 +10,7 @@ __all__ = [
     "CaseEvaluator",
     "PreparePointsBatch",
     "PrepareReconstructionBatch",
+    "RankCaseEvaluator",
     "RankEvaluator",
     "distribute",
     "kernel_decay",

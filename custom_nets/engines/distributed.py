@@ -12,6 +12,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from custom_nets.distributed import gather_items
+from custom_nets.engines.case_by_case import CaseEvaluator
 from custom_nets.errors import InputError
 
 
@@ -74,3 +75,7 @@ class RankEvaluator(SupervisedEvaluator):
         distributed.broadcast_object_list(shared)
         for buffer, value in zip(buffers, shared[0], strict=True):
             buffer.copy_(value)
+
+
+class RankCaseEvaluator(CaseEvaluator, RankEvaluator):
+    """A `CaseEvaluator` for one of several processes: all end alike, with the cases that any of them left out."""

@@ -45,8 +45,8 @@ class EnsembleInferer(Inferer):
             appended as R further channels.
 
     Raises:
-        InputError: when an axis is unknown or named twice, the inferer is none, or the spread is wanted of a search
-            with a threshold below one half.
+        InputError: when an axis is unknown or named twice, a checkpoint is no file, the inferer is none, or the spread
+            is wanted of a search with a threshold below one half.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class EnsembleInferer(Inferer):
         self.inferer = _checked_inferer(inferer, spread)
         self.mirror_axes = _checked_axes(() if mirror_axes is None else ensure_tuple(mirror_axes))
         self.checkpoints = () if checkpoints is None else ensure_tuple(checkpoints)
+        for path in self.checkpoints:
+            if not Path(path).is_file():
+                msg = f"ensemble: {path}: there is no such file; give files of weights, such as model.pt"
+                raise InputError(msg)
         self.spread = spread
         self._copies: list[nn.Module] = []
         self._copied: tuple[nn.Module, torch.device] | None = None
@@ -110,6 +114,32 @@ class EnsembleInferer(Inferer):
             self._copies = [_loaded(network.module if wrapped else network, path) for path in self.checkpoints]
             self._copied = (network, device)
         return self._copies
+
+
+def models_of_folds(folder: str | Path, wanted: bool = True, section: str | None = None) -> list[str]:
+    """Returns the models of a cross-validation, those of `fold_*/model.pt`, as the checkpoints of an ensemble.
+
+    Args:
+        folder: of the folds' folders.
+        wanted: whether there is an ensemble of the folds; else nothing is returned.
+        section: of the split, whose cases are inferred; None: others than those of the training.
+
+    Raises:
+        InputError: when there are less than two models, or some of them were trained on the cases of the section.
+    """
+    if not wanted:
+        return []
+    if section not in (None, "test"):
+        msg = (
+            f"ensemble_folds: the cases of section '{section}' are training cases of some folds; give cases that no "
+            "fold has seen: --evaluation_section test, after a training with --test"
+        )
+        raise InputError(msg)
+    models = sorted(Path(folder).glob("fold_*/model.pt"), key=lambda file: (len(file.parent.name), file.parent.name))
+    if len(models) < 2:
+        msg = f"{folder}: holds {len(models)} models of folds (fold_*/model.pt); train two at least (--fold 0, 1, ...)"
+        raise InputError(msg)
+    return [str(model) for model in models]
 
 
 def _loaded(network: nn.Module, path: str | Path) -> nn.Module:

@@ -23,7 +23,7 @@ AFFINE_TOLERANCE = 1e-3
 """Two grids are one when no entry of their affines (mm, mm per voxel) differs by more."""
 
 READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
-"""What nibabel raises on a file that it cannot read."""
+"""Exceptions of nibabel on a file that it cannot read."""
 
 SUFFIXES = (".nii.gz", ".nii")
 """The files read, the preferred suffix first."""

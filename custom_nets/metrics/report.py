@@ -16,6 +16,7 @@ from monai.utils import convert_to_numpy, optional_import
 from custom_nets.distributed import gather_items
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
+from custom_nets.metrics.summary_picture import draw_summary
 from custom_nets.transforms.saving.meshes import case_and_affine
 from custom_nets.transforms.saving.volumes import region_millilitres
 
@@ -52,8 +53,12 @@ def _number(value: float) -> float | None:
 
 
 def write_case_metrics(
-    output_dir: str | os.PathLike, cases: Sequence[str], regions: Sequence[str], columns: Mapping[str, np.ndarray]
-) -> None:
+    output_dir: str | os.PathLike,
+    cases: Sequence[str],
+    regions: Sequence[str],
+    columns: Mapping[str, np.ndarray],
+    left_out: Sequence[str] = (),
+) -> dict[str, Any]:
     """Writes `metrics.csv` (one row a case and region) and `metrics.json` (the same, and the summary of each region).
 
     A case that is there twice with equal numbers, as a distributed sampler repeats cases to make ranks even, is written
@@ -65,6 +70,10 @@ def write_case_metrics(
         cases: N case names.
         regions: R region names.
         columns: name of a column to its numbers `[N, R]`, in the order of the columns.
+        left_out: why other cases have no numbers, a line each; the JSON holds them under `left_out`.
+
+    Returns:
+        The content of `metrics.json`.
 
     Raises:
         InputError: when an array is not `[N, R]`.
@@ -80,7 +89,7 @@ def write_case_metrics(
     kept = _first_of_each(cases, table)
     names, shown = [cases[i] for i in kept], table[kept]
     _write_csv(Path(output_dir) / "metrics.csv", names, regions, tuple(columns), shown)
-    _write_json(Path(output_dir) / "metrics.json", names, regions, tuple(columns), shown)
+    return _write_json(Path(output_dir) / "metrics.json", names, regions, tuple(columns), shown, left_out)
 
 
 def _first_of_each(cases: Sequence[str], table: np.ndarray) -> list[int]:
@@ -103,8 +112,13 @@ def _write_csv(
 
 
 def _write_json(
-    path: Path, cases: Sequence[str], regions: Sequence[str], columns: Sequence[str], table: np.ndarray
-) -> None:
+    path: Path,
+    cases: Sequence[str],
+    regions: Sequence[str],
+    columns: Sequence[str],
+    table: np.ndarray,
+    left_out: Sequence[str],
+) -> dict[str, Any]:
     def named(numbers: np.ndarray) -> dict[str, float | None]:
         return dict(zip(columns, map(_number, numbers), strict=True))
 
@@ -119,9 +133,11 @@ def _write_json(
             region: {column: summarise(values[:, c]) for c, column in enumerate(columns)}
             for region, values in by_region.items()
         },
+        **({"left_out": list(left_out)} if left_out else {}),
     }
     with atomic_file(path) as file:
         file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return report
 
 
 class _Measured(NamedTuple):
@@ -133,14 +149,16 @@ class _Measured(NamedTuple):
 
 
 class SaveCaseMetrics:
-    """Handler that writes `metrics.csv` and `metrics.json` when an evaluator has seen all cases; first rank only.
+    """Handler that writes `metrics.csv`, `metrics.json` and `summary.png` when an evaluator has seen all cases.
+
+    The first rank alone writes; without matplotlib there is no picture.
 
     The numbers of each case come from `engine.state.metric_details`, where `monai.handlers.IgniteMetricHandler` leaves
-    them; the volumes are measured here. Columns: case, region, the metrics, `label_ml`, `prediction_ml`. MONAI's
-    `MetricsSaver` writes another `metrics.csv`: give it another folder.
+    them; the volumes are measured here. Columns: case, region, the metrics, `volume_error_ml`, `label_ml`,
+    `prediction_ml`. MONAI's `MetricsSaver` writes another `metrics.csv`: give it another folder.
 
     Args:
-        output_dir: folder of the two files.
+        output_dir: folder of the three files.
         regions: name of each channel.
         metrics: name of a metric in the evaluator to the column it fills, such as `{"val_mean_dice": "dice"}`; a
             sequence of names keeps them as they are; None takes every metric with one number a case and region.
@@ -176,6 +194,8 @@ class SaveCaseMetrics:
         self._measured = []
 
     def _collect(self, engine: Engine) -> None:
+        if not engine.state.output:  # a `CaseEvaluator` has left the case out
+            return
         batch, output = (
             state if isinstance(state, list) else decollate_batch(state)
             for state in (engine.state.batch, engine.state.output)
@@ -190,15 +210,20 @@ class SaveCaseMetrics:
     def _write(self, engine: Engine) -> None:
         # Every rank takes part in gathering, in the order in which the metrics gather: rank by rank.
         measured = gather_items(self._measured)
+        left_out = engine.reasons() if hasattr(engine, "reasons") else ()
         if idist.get_rank() != 0:
             return
         cases = [one.case for one in measured]
         columns = self._columns(getattr(engine.state, "metric_details", {}), len(cases))
-        columns |= {
-            "label_ml": np.array([one.label for one in measured]),
-            "prediction_ml": np.array([one.prediction for one in measured]),
-        }
-        write_case_metrics(self.output_dir, cases, self.regions, columns)
+        label, prediction = (
+            np.array(ml).reshape(-1, len(self.regions))
+            for ml in ([one.label for one in measured], [one.prediction for one in measured])
+        )
+        columns |= {"volume_error_ml": prediction - label, "label_ml": label, "prediction_ml": prediction}
+        report = write_case_metrics(self.output_dir, cases, self.regions, columns, left_out)
+        if cases and optional_import("matplotlib")[1]:
+            with atomic_file(self.output_dir / "summary.png") as file:
+                draw_summary(report).savefig(file, format="png", dpi=100)
 
     def _columns(self, details: Mapping[str, Any], cases: int) -> dict[str, np.ndarray]:
         """Picks the metrics to be written, each `[N, R]`."""

@@ -28,6 +28,6 @@ def check_voxels_of_case(
     keys = [key for key in ("image", "label") if key in item]
     case: dict[Any, Any] = dict(item)
     case = LoadCased(keys, modalities=names)(case)
-    case = CheckCased(keys, names, missing_modalities=missing_modalities)(case)
+    case = CheckCased(keys, names, missing_modalities=missing_modalities, dataset=item.get("dataset"))(case)
     if "label" in item and item.get("dataset") and get_record(item["dataset"]).labels is not None:
         LabelsToRegionsd("label", item["dataset"])(case)

@@ -15,6 +15,8 @@ from custom_nets.transforms.points import (
     SamplePointsd,
 )
 from custom_nets.transforms.postprocessing import (
+    DropSmallParts,
+    DropSmallPartsd,
     DropSmallRegion,
     DropSmallRegiond,
     FillRegionHoles,
@@ -37,6 +39,7 @@ from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
 from custom_nets.transforms.saving.segments import SaveSegmentsd, SegmentSettings, algorithm_of
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
+from custom_nets.transforms.saving.writers import ResultWriters
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
@@ -49,6 +52,8 @@ __all__ = [
     "CorrectBiasField",
     "CorrectBiasFieldd",
     "DropMissingd",
+    "DropSmallParts",
+    "DropSmallPartsd",
     "DropSmallRegion",
     "DropSmallRegiond",
     "FillRegionHoles",
@@ -71,6 +76,7 @@ __all__ = [
     "RegionsToLabelsd",
     "ReloadCased",
     "ResampleSpacingd",
+    "ResultWriters",
     "SamplePoints",
     "SamplePointsd",
     "SaveMapsd",

@@ -17,16 +17,17 @@ from monai.transforms import MapTransform
 from monai.utils import MetaKeys, ensure_tuple
 
 from custom_nets.datasets.names import case_of_files
+from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.nifti import AFFINE_TOLERANCE, check_channel_order, where
 from custom_nets.io.readers import CHANNELS_KEY, ORIENTATION_KEY, read_volume, reader_of
 from custom_nets.transforms.voxel_checks import check_voxels
 
 FILES_KEY = "case_files"
-"""Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
+"""Entry of the meta data with the files of an image, of `LoadCased`: JSON, as lists do not survive collation."""
 
 MODALITIES_KEY = "modalities"
-"""Where `LoadCased` writes the channels that it took of a file, separated by commas, where they are not the file's."""
+"""Entry with the channels that `LoadCased` took of a file, with commas between them, where they are not the file's."""
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
@@ -41,7 +42,7 @@ class LoadCased(MapTransform):
     becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
     be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs pydicom)
     becomes `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file
-    holds floats with whole values.
+    holds floats with whole values. A tensor `[C, H, W, D]` is in memory already.
     The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
 
     Args:
@@ -76,6 +77,9 @@ class LoadCased(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
+            if isinstance(item[key], torch.Tensor):
+                item[key] = _in_memory(item[key], str(item.setdefault("case", "image")), key in self.label_keys)
+                continue
             names = [None if name is None else os.fspath(name) for name in ensure_tuple(item[key])]
             files = [name for name in names if name is not None]
             if not files:
@@ -95,6 +99,14 @@ class LoadCased(MapTransform):
                 volume.meta.update({"case": case, FILES_KEY: json.dumps(names)})
             item[key] = volume
         return item
+
+
+def _in_memory(image: torch.Tensor, case: str, is_label: bool) -> torch.Tensor:
+    """Returns what was not read from files as if it had been."""
+    volume = _whole_numbers(image, f"case {case}") if is_label else image.to(torch.float32)
+    if isinstance(volume, MetaTensor):
+        volume = MetaTensor(volume, meta={**volume.meta, "case": case, FILES_KEY: json.dumps([])})
+    return volume
 
 
 def _case_of(files: Sequence[str]) -> str:
@@ -260,6 +272,7 @@ class CheckCased(MapTransform):
             with modality_dropout.
         voxel_warnings: whether to warn of voxels that look unlike those that models are trained with, see
             `check_voxels`.
+        dataset: name or file of the record of the data set that a model was trained with, or that is checked.
     """
 
     def __init__(
@@ -271,6 +284,7 @@ class CheckCased(MapTransform):
         allow_missing_keys: bool = False,
         missing_modalities: bool = False,
         voxel_warnings: bool = True,
+        dataset: str | os.PathLike | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.modalities = None if modalities is None else tuple(modalities)
@@ -278,6 +292,7 @@ class CheckCased(MapTransform):
         self.affine_tolerance = affine_tolerance
         self.missing_modalities = missing_modalities
         self.voxel_warnings = voxel_warnings
+        self.record = None if dataset is None else get_record(dataset)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Checks one item.
@@ -336,6 +351,7 @@ class CheckCased(MapTransform):
             self.missing_modalities,
             float(image.affine[:3, :3].det().abs()) / 1000 if known else None,
             self.voxel_warnings,
+            self.record,
         )
 
     def _check_grid(self, item: Mapping[Hashable, Any], first_key: Hashable, key: Hashable) -> None:

@@ -159,6 +159,31 @@ def nested_pairs(regions: Sequence[Region]) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (-len(sets[pair[0]]), -len(sets[pair[1]])))
 
 
+def relations(dataset: str | None, regions: Sequence[str]) -> list[tuple[list[int], list[int], list[int]]]:
+    """Returns of each region the channels that lie around it, within it, and that share no voxel with it.
+
+    Args:
+        dataset: record that tells it, see `get_record`; None: each region lies within the one before it.
+        regions: names of the channels.
+
+    Raises:
+        InputError: when the record lacks a region.
+    """
+    count = range(len(regions))
+    if dataset is None:
+        return [(list(count[:index]), list(count[index + 1 :]), []) for index in count]
+    chosen = _labels(dataset).select(tuple(regions))
+    pairs, rivals = nested_pairs(chosen), _rivals(chosen)
+    return [
+        (
+            [outer for outer, inner in pairs if inner == index],
+            [inner for outer, inner in pairs if outer == index],
+            [other for pair in rivals if index in pair for other in pair if other != index],
+        )
+        for index in count
+    ]
+
+
 def _rivals(regions: Sequence[Region]) -> list[tuple[int, int]]:
     """Returns the pairs of channels that share no number, so that a voxel is in one of them at most."""
     sets = [set(region.numbers) for region in regions]

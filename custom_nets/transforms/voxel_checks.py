@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 
+from custom_nets.datasets.record import Record
 from custom_nets.datasets.validation import DO_WITHOUT
 from custom_nets.errors import InputError
 
-CT_NAMES = ("CT",)
-"""What the channels of an image in Hounsfield units are called."""
+CT = "CT"
+"""Name of the channel of an image in Hounsfield units, where no record tells what channels are."""
 
 AIR_BELOW = -200.0
 """A CT has air round or in the body, which lies near -1000 HU; no voxel below this is a sign of other units."""
@@ -42,16 +44,19 @@ def check_voxels(
     absent: bool = False,
     voxel_millilitres: float | None = None,
     warn: bool = True,
+    record: Record | None = None,
 ) -> None:
     """Checks the voxels of an image, and warns once of what looks unlike the images that models are trained with.
 
     Args:
         image: `[C, H, W, D]`.
-        names: of its channels; `CT_NAMES` says that they are Hounsfield units, else it is an MRI of the brain.
+        names: of its channels.
         place: returns how messages name case and file of a channel.
         absent: whether channels may be 0 throughout, as long as one is not.
         voxel_millilitres: volume of a voxel; None, where it is not known, leaves the size of the head unchecked.
         warn: whether to look for oddities that are no error.
+        record: of the data set, or of the one that a model was trained with: what its channels are, and whether they
+            are brains without skull. None knows CT by its name, and expects nothing else of other channels.
 
     Raises:
         InputError: for NaN or infinity, and for a channel without content.
@@ -59,11 +64,11 @@ def check_voxels(
     volume = image.as_subclass(torch.Tensor)
     # A NaN shows in both. Along an axis, aminmax takes ten times as long.
     ends = [tuple(end.item() for end in torch.aminmax(channel)) for channel in volume]
-    is_ct = tuple(names) == CT_NAMES
+    kinds = [(record.kind_of(name) if record else "other") if name != CT else CT for name in names]
     for index, (name, bounds) in enumerate(zip(names, ends, strict=True)):
         if not np.isfinite(bounds).all():
             bad = int((~torch.isfinite(volume[index])).sum())
-            value = "-1000, which is air: 0 would be water" if is_ct else "0 outside the brain"
+            value = "-1000, which is air: 0 would be water" if kinds[index] == CT else "0 outside the brain or body"
             msg = (
                 f"{place(index)}: {name} holds {bad} voxels that are NaN or infinite; "
                 f"replace them (by {value}) and save the file again"
@@ -81,8 +86,10 @@ def check_voxels(
             )
             raise InputError(msg)
         if warn and least < most:
-            notes = _ct_notes if is_ct else functools.partial(_brain_notes, voxel_millilitres=voxel_millilitres)
-            for note in notes(volume[index], least, most):
+            notes = _ct_notes if kinds[index] == CT else _outlier_notes
+            more = record is not None and record.stripped and kinds[index] == "MRI"
+            brain = _brain_notes(volume[index], least, voxel_millilitres) if more else ()
+            for note in chain(notes(volume[index], least, most), brain):
                 _warn(f"{place(index)}: {name} {note}")
 
 
@@ -129,18 +136,28 @@ def _ct_notes(channel: torch.Tensor, least: float, most: float) -> Iterator[str]
         )
 
 
-def _brain_notes(channel: torch.Tensor, least: float, most: float, voxel_millilitres: float | None) -> Iterator[str]:
-    """Yields what of an MRI of the brain is not as in the BraTS data: skull-stripped, background exactly 0."""
-    zeros = 1 - int(torch.count_nonzero(channel)) / channel.numel()
-    sample = _sample(channel)
+def _usual(sample: np.ndarray) -> float:
+    """Returns the 99.9th percentile of what is not 0, never the largest itself."""
     inside = np.abs(sample[sample != 0])
-    usual = float(np.percentile(inside, 99.9, method="lower")) if len(inside) else 0.0  # never the largest itself
+    return float(np.percentile(inside, 99.9, method="lower")) if len(inside) else 0.0
+
+
+def _outlier_notes(channel: torch.Tensor, least: float, most: float) -> Iterator[str]:
+    """Yields what of a channel without fixed units spoils its mean and deviation."""
+    usual = _usual(_sample(channel))
     if max(-least, most) > OUTLIER * usual > 0:
         beyond = _share(channel.abs() > OUTLIER * usual)
         yield (
             f"holds {beyond} above {OUTLIER * usual:.3g}, up to {max(-least, most):.3g}, while 99.9 % lie below "
             f"{usual:.3g}: they spoil the scaling of the modality; replace them and save the file again"
         )
+
+
+def _brain_notes(channel: torch.Tensor, least: float, voxel_millilitres: float | None) -> Iterator[str]:
+    """Yields what of an MRI of the brain is not as in the BraTS data: skull-stripped, background exactly 0."""
+    zeros = 1 - int(torch.count_nonzero(channel)) / channel.numel()
+    sample = _sample(channel)
+    usual = _usual(sample)
     advice = "models are trained with brains without skull on a background of exactly 0"
     if zeros < _BACKGROUND_SHARE:
         scored = " (already scaled to a mean of 0)" if least < 0 and abs(sample.mean()) < 0.1 * usual else ""

@@ -1,6 +1,7 @@
 """Every bundle in several processes: every case once, the results of one process, and an end where one dies."""
 
 import json
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -171,22 +172,49 @@ def test_two_machines_train(data_of, tmp_path):
     assert not any(key.startswith("module.") for key in state)
 
 
-@pytest.mark.slow
-def test_a_case_that_fails_ends_the_job_with_its_line(untrained, data_of, tmp_path):
-    bundle = Bundle("ossnet_brats")
-    shutil.copytree(data_of[bundle.name], tmp_path / "data")
-    file = tmp_path / "data" / "BraTS20_Training_004" / "BraTS20_Training_004_t2.nii.gz"
+def with_a_damaged_case(data: Path, folder: Path) -> tuple[Path, str]:
+    """Copies phantoms of brains, and damages what no header tells of the third."""
+    shutil.copytree(data, folder / "data")
+    case = "BraTS20_Training_003"
+    file = folder / "data" / case / f"{case}_t2.nii.gz"
     content = bytearray(file.read_bytes())
-    content[-8] ^= 255  # of the checksum, which no header tells
+    content[-8] ^= 255
     file.write_bytes(content)
-    keys = {**untrained[bundle.name], **PLAIN, "dataset_dir": str(tmp_path / "data"), "split_file": None}
+    return folder / "data", case
+
+
+def test_several_processes_leave_a_case_out_of_the_scores_as_one_does(untrained, data_of, tmp_path):
+    bundle = Bundle("nvnet_brats")
+    data, case = with_a_damaged_case(data_of[bundle.name], tmp_path)
+    keys = {**untrained[bundle.name], "dataset_dir": str(data)}
+    configs = ["train", "evaluate"]
+
+    def work(_rank):
+        with pytest.raises((RuntimeError, SystemExit)):
+            bundle.run("evaluating", *configs, "multi_gpu_evaluate", **keys, output_dir=str(tmp_path / "many"))
+
+    run_ranks(2, work, join=False)
+    with pytest.raises((RuntimeError, SystemExit)):
+        bundle.run("evaluating", *configs, **keys, output_dir=str(tmp_path / "one"))
+    one, many = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "many"))
+    assert one == many
+    assert len(one["cases"]) == 1
+    assert one["left_out"][0].startswith(f"case {case}, file ")
+
+
+@pytest.mark.slow
+def test_a_case_that_fails_is_left_out_by_several_processes(untrained, data_of, tmp_path):
+    bundle = Bundle("ossnet_brats")
+    data, case = with_a_damaged_case(data_of[bundle.name], tmp_path)
+    keys = {**untrained[bundle.name], **PLAIN, "dataset_dir": str(data), "split_file": None}
     configs = bundle.config("inference", "multi_gpu_inference")
     done = torchrun("inferring", configs, {**keys, "output_dir": str(tmp_path / "out")})
-    assert done.returncode != 0
-    assert done.stderr.count("error: case") == done.stderr.count("[rank1]: error: case BraTS20_Training_004") == 1
-    assert "BraTS20_Training_004" in done.stderr.splitlines()[-2]  # the end of torchrun's summary
-    assert "[rank0]: Traceback" not in done.stderr
-    assert "BraTS20_Training_003_prediction.nii.gz" in label_maps(tmp_path / "out")
+    assert done.returncode == 1  # of torchrun, whatever those of its processes are
+    for told in (done.stdout + done.stderr, done.stderr[done.stderr.index("Root Cause") :]):
+        assert re.search(rf"1 of 4 cases were left out:\n\s*case {case}, file ", told)
+    assert "exitcode  : 3" in done.stderr
+    assert not [line for line in done.stderr.splitlines() if "Traceback" in line and "[rank" in line]
+    assert len(label_maps(tmp_path / "out")) == 3
 
 
 @pytest.mark.slow

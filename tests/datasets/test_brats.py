@@ -606,3 +606,12 @@ class TestStackCase:
 def test_real_case(real_case_dir):
     (item,) = brats_datalist(real_case_dir)
     assert (item["case"], item["dataset"], len(item["image"])) == ("BraTS20_Training_901", "brats2018", 4)
+
+
+def test_cases_that_differ_in_capitals_alone_are_inferred_apart(tmp_path, write_case, caplog):
+    for case in ("scan", "Scan", "SCAN"):
+        write_case(tmp_path / case, case)
+    names = [item["case"] for item in brats_cases(tmp_path)]
+    assert len({name.casefold() for name in names}) == 3
+    assert [name.split(" (")[0] for name in names] == ["SCAN", "Scan", "scan"]
+    assert sum("differs in capitals alone" in message for message in caplog.messages) == 2

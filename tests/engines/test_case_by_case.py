@@ -1,13 +1,18 @@
 """A case that fails is left out, whatever its fault; the others go on, and the end says who and why."""
 
+import csv
+import json
+
 import pytest
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, MetaTensor
+from monai.handlers import IgniteMetricHandler, from_engine
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose, Lambdad, MapTransform
 
 from custom_nets.engines import CaseDataset, CaseEvaluator
 from custom_nets.errors import InputError
+from custom_nets.metrics import RegionDice, SaveCaseMetrics
 
 
 class Read(MapTransform):
@@ -111,3 +116,57 @@ def test_cases_left_out_before_count(caplog):
     done, error = infer(CaseList(cases(A=1)))
     assert (done, error.code) == (["A"], 3)
     assert caplog.messages[-1] == "1 of 2 cases were left out:\ncase Z, file z: damaged"
+
+
+class FailingDice(RegionDice):
+    """Cannot score an empty prediction."""
+
+    def _compute_tensor(self, y_pred, y, **_):
+        if not y_pred.any():
+            raise MemoryError("no memory")
+        return super()._compute_tensor(y_pred, y)
+
+
+def evaluate(items, folder):
+    """Returns what the run raised; scores are in the folder."""
+    transform = Compose([Read(["image", "label"]), Lambdad(["image", "label"], MetaTensor)])
+    metrics = [
+        IgniteMetricHandler(kind(), output_transform=from_engine(["pred", "label"]))
+        for kind in (RegionDice, FailingDice)
+    ]
+    evaluator = CaseEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(CaseDataset(items, transform, needs_label=True), batch_size=1),
+        network=torch.nn.Identity(),
+        key_val_metric={"first": metrics[0]},
+        additional_metrics={"second": metrics[1]},
+        val_handlers=[SaveCaseMetrics(folder, ["WT"], ["first", "second"])],
+    )
+    with pytest.raises((SystemExit, InputError)) as ended:
+        evaluator.run()
+    return ended.value
+
+
+def labelled(**images):
+    return [{"case": case, "image": image, "label": 1} for case, image in images.items()]
+
+
+def test_evaluation_scores_the_others(tmp_path):
+    """Cases that cannot be read, have a label that cannot be, or cannot be scored by the second of two metrics."""
+    items = labelled(A=1, B="damaged", C=0, D=1, E=1)
+    items[3]["label"] = "holds 3.5"
+    assert evaluate(items, tmp_path).code == 3
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [(row["case"], row["first"], row["second"]) for row in csv.DictReader(file)] == [
+            ("A", "1.0", "1.0"),
+            ("E", "1.0", "1.0"),
+        ]
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert [line[:6] for line in report["left_out"]] == ["case B", "case C", "case D"]
+    assert report["summary"]["WT"]["first"]["cases"] == 2
+
+
+def test_an_evaluation_without_any_case_writes_no_scores(tmp_path):
+    error = evaluate(labelled(A="damaged", B=0), tmp_path)
+    assert str(error).startswith("all 2 cases were left out:\ncase A, file image: damaged\ncase B: ")
+    assert not list(tmp_path.iterdir())

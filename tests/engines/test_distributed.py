@@ -8,7 +8,7 @@ from monai.data import DataLoader, Dataset
 from monai.handlers import IgniteMetricHandler, from_engine
 
 from custom_nets.distributed import gather_items
-from custom_nets.engines import RankEvaluator, distribute, share_cases
+from custom_nets.engines import CaseDataset, RankCaseEvaluator, RankEvaluator, distribute, share_cases
 from custom_nets.errors import InputError
 from custom_nets.metrics import RegionDice
 from custom_nets.networks import OSSNet
@@ -47,9 +47,9 @@ def test_processes_with_different_cases_are_told():
     run_ranks(2, work)
 
 
-def evaluator(cases: Dataset, share: Sequence[int], network: torch.nn.Module) -> RankEvaluator:
+def evaluator(cases: Dataset, share: Sequence[int], network: torch.nn.Module, kind=RankEvaluator) -> RankEvaluator:
     metric = IgniteMetricHandler(metric_fn=RegionDice(), output_transform=from_engine(["pred", "label"]))
-    return RankEvaluator(
+    return kind(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(cases, batch_size=1, sampler=share),
         network=network,
@@ -67,6 +67,38 @@ def test_a_process_without_a_case_has_the_scores_of_all():
             assert engine.state.metric_details["val_dice"].flatten().tolist() == [0, 0.5]
             assert engine.state.metrics["val_dice"] == 0.25
             assert engine.state.epoch == epoch
+
+    run_ranks(3, work)
+
+
+def read(item: dict) -> dict:
+    if item["case"] in ("case1", "case2"):
+        raise InputError(f"case {item['case']}: damaged")
+    return item
+
+
+@pytest.mark.parametrize("number", [3, 2])
+def test_a_faulty_case_is_left_out_by_all(number):
+    """Three processes: of three cases two are faulty, or of two one, so that a process has none."""
+    cases = CaseDataset(dataset(number).data, read, needs_label=True)
+
+    def work(_rank):
+        engine = evaluator(cases, share_cases(cases), torch.nn.Identity(), RankCaseEvaluator)
+        with pytest.raises(SystemExit) as ended:
+            engine.run()
+        assert ended.value.code == 3
+        assert engine.reasons() == ["case case1: damaged", "case case2: damaged"][: number - 1]
+        assert engine.state.metric_details["val_dice"].flatten().tolist() == [0]
+
+    run_ranks(3, work)
+
+
+def test_all_processes_end_where_no_case_is_good():
+    cases = CaseDataset(dataset(3).data[1:], read, needs_label=True)
+
+    def work(_rank):
+        with pytest.raises(InputError, match=r"all 2 cases were left out:\ncase case1: damaged\ncase case2: damaged"):
+            evaluator(cases, share_cases(cases), torch.nn.Identity(), RankCaseEvaluator).run()
 
     run_ranks(3, work)
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from custom_nets.datasets import get_record
+from custom_nets.datasets.record import parse_record
 from custom_nets.errors import InputError
 from custom_nets.transforms import CheckCased, LoadCased
 from custom_nets.transforms.voxel_checks import _warn, check_voxels
@@ -34,7 +36,11 @@ def brain():
     return np.where(inside, np.random.default_rng(0).normal(500, 80, SHAPE).clip(50), 0.0)
 
 
-def notes(caplog, voxels, names=("CT",), **options):
+BRAINS = get_record("brats2018")
+
+
+def notes(caplog, voxels, names=("CT",), record=BRAINS, **options):
+    options["record"] = record
     check_voxels(torch.as_tensor(voxels[None], dtype=torch.float32), names, lambda _: "case A, file f", **options)
     return caplog.text
 
@@ -131,6 +137,25 @@ def test_scaled_within_the_brain_passes(caplog):
 
 def test_a_head_with_its_skull(caplog):
     assert "more than a brain" in notes(caplog, brain(), ("T1",), voxel_millilitres=0.8)
+
+
+KNEES = parse_record({"title": "Knees", "channels": {"T1": {"kind": "MRI"}}, "layouts": ["files"]}, "knees")
+
+
+@pytest.mark.parametrize("record", [KNEES, get_record("lgg_flair"), None])
+def test_only_of_brains_without_skull_is_a_background_expected(caplog, record):
+    assert notes(caplog, brain() + 7, ("T1",), record, voxel_millilitres=0.8) == ""
+    voxels = brain()
+    voxels[12, 12, 12] = 1e30
+    assert "T1 holds 1 voxels (0.0072 %) above" in notes(caplog, voxels, ("T1",), record)
+
+
+def test_a_record_tells_which_channel_is_ct(caplog):
+    channels = {"low": {"kind": "CT"}, "PET": {"kind": "other"}}
+    record = parse_record({"title": "PET/CT", "channels": channels, "layouts": ["files"]}, "pet")
+    image = torch.as_tensor(np.stack([ct() + 1024, ct() + 1024]))
+    check_voxels(image, ("low", "PET"), str, record=record)
+    assert [message.split()[1] for message in caplog.messages] == ["low"]
 
 
 def test_said_once(caplog):

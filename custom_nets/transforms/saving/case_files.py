@@ -1,4 +1,4 @@
-"""What the result files of a case are called."""
+"""Names of the result files of a case."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def case_id(item: Mapping[Hashable, Any], key: Hashable, case_key: str = "case")
 def file_name(case: str) -> str:
     r"""Returns what a case is called in names of files and folders: its own name, where that may name a file anywhere.
 
-    Of others (slashes, line breaks, too long, ...) the beginning is kept, and a hash tells them apart: no two cases
-    share files.
+    Of others (slashes, line breaks, too long, letters that Unicode writes in two ways, ...) the beginning is kept, and
+    a hash tells them apart: no two cases share files. Names that differ in capitals alone meet on some file systems;
+    see `cases_to_infer`.
 
     >>> file_name("TCGA-02-0006_1996.08.23")
     'TCGA-02-0006_1996.08.23'
@@ -58,6 +59,7 @@ def file_name(case: str) -> str:
     """
     plain = not any(unicodedata.category(letter).startswith(("C", "Z")) and letter != " " for letter in case)
     encoded = case.encode("utf-8", "surrogateescape")  # names that are no UTF-8 come as surrogates
+    plain = plain and unicodedata.is_normalized("NFC", case)  # macOS takes both ways for one name
     plain = plain and not re.search(r"[/\\]|^\.|^ | $", case) and not _MADE.search(case)
     if plain and len(encoded) <= MAX_NAME:
         return case

@@ -30,7 +30,7 @@ _FEWEST = 4
 _SIMPLIFIER = "{}; mesh_triangles needs fast-simplification: pip install fast-simplification"
 
 _LARGEST_LOGIT = math.log(1e6)
-"""What a probability of 1 counts as, and 0 with the other sign."""
+"""Value that stands for a probability of 1, and with the other sign for 0."""
 
 
 def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:

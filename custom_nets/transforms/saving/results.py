@@ -8,6 +8,7 @@ from typing import Any
 
 from monai.transforms import Compose, DeleteItemsd, SaveImaged
 
+from custom_nets.io.nifti import describe_channels
 from custom_nets.transforms.loading import ReloadCased
 from custom_nets.transforms.saving.case_files import case_name
 from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd
@@ -24,11 +25,17 @@ class SaveMapsd(SaveImaged):
         keys: MetaTensors `[R, H, W, D]` that know their case (see `LoadCased`); a file has the channels last.
         output_dir: folder of all cases.
         postfix: ends the file name.
+        channels: names of the channels, which the file's header tells where it has the room (see `describe_channels`).
         allow_missing_keys: whether an item may lack a key.
     """
 
     def __init__(
-        self, keys: Sequence[str] | str, output_dir: str | os.PathLike, postfix: str, allow_missing_keys: bool = False
+        self,
+        keys: Sequence[str] | str,
+        output_dir: str | os.PathLike,
+        postfix: str,
+        channels: Sequence[str] = (),
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
             keys,
@@ -40,6 +47,8 @@ class SaveMapsd(SaveImaged):
             print_log=False,
             allow_missing_keys=allow_missing_keys,
         )
+        if channels:
+            self.set_options(write_kwargs={"description": describe_channels(channels)})
 
 
 class SaveResultsd(SaveImaged):
@@ -61,6 +70,9 @@ class SaveResultsd(SaveImaged):
     Raises: InputError when the picture's focus or one of `parts` is no region.
     """
 
+    hand_over: Callable[[dict], None] | None = None
+    """Takes the place of `write` where others do it, see `ResultWriters`; no setting, so of the class."""
+
     def __init__(
         self,
         output_dir: str | os.PathLike,
@@ -81,7 +93,7 @@ class SaveResultsd(SaveImaged):
         }
         steps: list = [SaveRegionVolumesd(**both, parts=parts, dataset=segments.dataset if segments else None)]
         if probabilities:
-            steps.append(SaveMapsd("pred", output_dir, "probabilities"))
+            steps.append(SaveMapsd("pred", output_dir, "probabilities", regions))
         if segments is not None:
             steps.append(SaveSegmentsd("pred", output_dir, regions, segments))
         if meshes is not None:
@@ -93,10 +105,17 @@ class SaveResultsd(SaveImaged):
             # What is read again is as large as the case itself.
             steps += [reload, draw, DeleteItemsd(key)] if overlay.reread else [draw]
         super().__init__("pred", output_dir=os.fspath(output_dir), print_log=False)
+        self.read_keys = ("pred", "label") if overlay is None or overlay.reread else ("pred", "label", "image")
         self.first = Compose(first)
         self.steps = Compose(steps)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Writes the results of one case; the item is returned unchanged."""
-        self.first(dict(data))
-        return self.steps(dict(data))
+        """Writes the results of one case, or hands them over; the item is returned unchanged."""
+        item = dict(data)
+        (self.hand_over or self.write)(item)
+        return item
+
+    def write(self, item: Mapping[Hashable, Any]) -> None:
+        """Writes the results of one case."""
+        self.first(dict(item))
+        self.steps(dict(item))

@@ -112,7 +112,7 @@ def test_small_lesions_make_a_fine_lattice():
 
 def test_what_a_person_should_know_is_said():
     rare = RegionSizes("gallbladder", 0.1, 8.0, 8.0)
-    notes = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3, sizes=(rare,), mirrors=False)).notes
+    notes = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3, sizes=(rare,), mirrors=(1, 2))).notes
     assert any("gallbladder is in 10 %" in note for note in notes)
     assert any("left and right" in note for note in notes)
 

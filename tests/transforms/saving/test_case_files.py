@@ -91,6 +91,16 @@ def test_names_never_meet(one, other):
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
+@given(one=names, other=names)
+@example(one=unicodedata.normalize("NFC", "Ärzte"), other=unicodedata.normalize("NFD", "Ärzte"))
+@example(one="\u00c5", other="\u212b")  # the letter and the unit of length
+def test_names_that_unicode_writes_in_two_ways_never_meet(one, other):
+    """As on macOS, which takes both for one file."""
+    met = unicodedata.normalize("NFD", file_name(one)) == unicodedata.normalize("NFD", file_name(other))
+    assert met == (one == other)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(name=names)
 def test_a_name_is_that_of_one_file(name):
     made = file_name(name)
