@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def write_seg_nrrd(
     lps = orientation_ras_lps(affine)
     directions, kinds = lps[:3, :3].T.tolist(), ["domain"] * 3
     if layered:
-        directions, kinds = [None, *directions], ["list", *kinds]
+        directions, kinds = [[math.nan] * 3, *directions], ["list", *kinds]
     header: dict[str, Any] = {
         "space": "left-posterior-superior",
         "space directions": directions,
