@@ -19,6 +19,8 @@ from custom_nets.io.segments import Segment
 
 _SERIES = 2000
 _STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
+_IMPLICIT = "1.2.840.10008.1.2"  # with explicit types the points of a contour may take 64 KiB at most
+_CONTOUR_DATA = 0x30060050
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and what readers expect here
 
 
@@ -55,7 +57,7 @@ def write_rtstruct(
             study_instance_uid=first.StudyInstanceUID,
             sop_class_uid=_STORAGE,
             modality="RTSTRUCT",
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            transfer_syntax_uid=_IMPLICIT,
             **instance_of(sources, algorithm, _SERIES),
         )
         content.copy_patient_and_study_information(first)
@@ -99,23 +101,29 @@ def _corners(ring: np.ndarray) -> np.ndarray:
 
 
 def _joined(rings: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns one ring of an outer one and its holes: each begins and ends where it is nearest to what there is.
+    """Returns one ring of an outer one and its holes: each begins and ends where it is nearest to the outer one.
 
     Channels lead from edge to edge, at odd parts of them: from corner to corner they would run through the centres of
-    voxels, of which nobody could say whether they are inside.
+    voxels, of which nobody could say whether they are inside. One that crosses another hole adds nothing.
     """
-    joined, holes = rings[0], list(rings[1:])
-    while holes:
-        exits, entries = _points_on_edges(joined, 0.3719), [_points_on_edges(hole, 0.2341) for hole in holes]
-        tree = cKDTree(exits)
-        distances, neighbours = zip(*(tree.query(points) for points in entries), strict=True)
-        chosen = int(np.argmin([each.min() for each in distances]))
-        at = int(distances[chosen].argmin())
-        near, hole = int(neighbours[chosen][at]), holes.pop(chosen)
-        out, into = exits[[near]], entries[chosen][[at]]
-        there_and_back = [out, into, hole[at + 1 :], hole[: at + 1], into, out]
-        joined = np.concatenate([joined[: near + 1], *there_and_back, joined[near + 1 :]])
-    return joined
+    outer, *holes = rings
+    if not holes:
+        return outer
+    exits = _points_on_edges(outer, 0.3719)
+    tree = cKDTree(exits)
+    visits: dict[int, list[np.ndarray]] = {}
+    for hole in holes:
+        entries = _points_on_edges(hole, 0.2341)
+        distances, neighbours = tree.query(entries)
+        at = int(distances.argmin())
+        near = int(neighbours[at])
+        there_and_back = [exits[[near]], entries[[at]], hole[at + 1 :], hole[: at + 1], entries[[at]], exits[[near]]]
+        visits.setdefault(near, []).extend(there_and_back)
+    parts, start = [], 0
+    for near in sorted(visits):
+        parts += [outer[start : near + 1], *visits[near]]
+        start = near + 1
+    return np.concatenate([*parts, outer[start:]])
 
 
 def _points_on_edges(ring: np.ndarray, part: float) -> np.ndarray:
@@ -166,18 +174,26 @@ def _contours(number: int, segment: Segment, labels: np.ndarray, sources: Sequen
         between_rows, between_columns = map(float, source.PixelSpacing)
         edges = cosines * [[between_columns], [between_rows]]  # the first cosines lead along a row (PS3.3, C.7.6.2.1)
         for outline in outlines(segment.mask(labels[..., index])):
-            contours.append(
-                _dataset(
-                    ContourImageSequence=[_image(source)],
-                    ContourGeometricType="CLOSED_PLANAR",
-                    NumberOfContourPoints=len(outline),
-                    ContourData=[f"{number:.10g}" for number in (position + outline @ edges).round(6).ravel()],
-                )
+            contour = _dataset(
+                ContourImageSequence=[_image(source)],
+                ContourGeometricType="CLOSED_PLANAR",
+                NumberOfContourPoints=len(outline),
             )
+            contour[_CONTOUR_DATA] = _decimals((position + outline @ edges).ravel())
+            contours.append(contour)
     roi = _dataset(ROIDisplayColor=list(segment.colour), ReferencedROINumber=number)
     if contours:
         roi.ContourSequence = contours
     return roi
+
+
+def _decimals(numbers: np.ndarray) -> Any:
+    """Returns numbers, to six decimals, as an element as it stands in a file: pydicom's way takes far longer."""
+    raw_element, _ = optional_import("pydicom.dataelem", name="RawDataElement", descriptor=NEEDED)
+    base_tag, _ = optional_import("pydicom.tag", name="BaseTag", descriptor=NEEDED)
+    text = "\\".join(f"{number:.10g}" for number in numbers.round(6).tolist())
+    value = (text + " " * (len(text) % 2)).encode("ascii")
+    return raw_element(base_tag(_CONTOUR_DATA), "DS", len(value), value, 0, True, True)
 
 
 def _observation(number: int, segment: Segment) -> Any:

@@ -31,7 +31,7 @@ def format_scores(file: str | Path) -> str:
         width = max(map(len, scores), default=0) + 2
         rows = [["", *regions], *([score, *(_cell(summary[region][score]) for region in regions)] for score in scores)]
         apart = max(len(cell) for row in rows for cell in row[1:]) + 2
-        lines = [f"{cases} cases, mean (median)"]
+        lines = [f"{cases} case{'s' * (cases != 1)}, mean (median)"]
         lines += [row[0].ljust(width) + "".join(cell.rjust(apart) for cell in row[1:]) for row in rows]
         lines += _detections(report["cases"], regions)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
@@ -35,6 +36,8 @@ from custom_nets.metrics.regions import (
     compute_region_surface_dice,
 )
 from custom_nets.transforms.saving.volumes import region_millilitres
+
+logger = logging.getLogger(__name__)
 
 Missing = Literal["refuse", "leave_out", "empty"]
 """What becomes of a labelled case without a result: an error, no score, or the score of a result that finds nothing."""
@@ -190,6 +193,13 @@ def match_cases(
             "add them (<case>.nii.gz or <case>/<case>_prediction.nii.gz), or give --missing leave_out or empty"
         )
         raise InputError(msg)
+    if lost:
+        how = "are left out" if missing == "leave_out" else "count as results that find nothing"
+        logger.warning(
+            "%d of %d labelled cases have no result, and %s: %s", len(lost), len(by_case), how, first_names(lost)
+        )
+    if strangers:
+        logger.warning("%d results are of no labelled case: %s", len(strangers), first_names(strangers))
     chosen = [case for case in by_case if case in found or missing == "empty"]
     ordered = [item["case"] for item in in_order([{"case": case} for case in chosen])]
     return [Pair(case, by_case[case], found.get(case)) for case in ordered], record

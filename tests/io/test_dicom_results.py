@@ -206,6 +206,26 @@ class TestRtStruct:
         assert content.SoftwareVersions == "1.2.3"
 
 
+def test_a_contour_of_more_than_64_kib(tmp_path):
+    """As no element of explicit type could hold it."""
+    shape = (100, 90, 2)
+    series = read_series(write_scan(tmp_path / "scan", GRIDS["oblique"], shape=shape), "a")
+    comb = np.zeros(shape, np.uint8)
+    comb[::2, 1:, 0] = comb[:, 0, 0] = 1
+    comb[1::4, 2::2, 0] = 1
+    write_rtstruct(tmp_path / "a.dcm", comb, LIVER, series, ALGORITHM, "a")
+    content = pydicom.dcmread(tmp_path / "a.dcm")
+    contours = content.ROIContourSequence[0].ContourSequence
+    assert max(len(str(contour.ContourData)) for contour in contours) > 65536
+    centres = np.stack(np.meshgrid(*map(np.arange, shape[:2]), indexing="ij"), -1).reshape(-1, 2)
+    found = np.zeros(shape[:2], bool)
+    to_voxels = np.linalg.inv(GRIDS["oblique"])
+    for contour in contours:
+        points = np.array(contour.ContourData, float).reshape(-1, 3) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+        found ^= path_of(points[:, :2]).contains_points(centres).reshape(found.shape)
+    np.testing.assert_array_equal(found, comb[..., 0])
+
+
 def test_nothing_found(tmp_path, labels, caplog):
     series = read_series(write_scan(tmp_path / "scan", GRIDS["axial"]), "a")
     write_seg(tmp_path / "a_seg.dcm", 0 * labels, LIVER, series, ALGORITHM, "a")
@@ -234,7 +254,7 @@ def test_outlines_of_noise_hold_its_voxels():
 class TestDamagedHeaders:
     def test_no_frame_of_reference(self, write, labels, tmp_path):
         folder = write_scan(tmp_path / "scan", GRIDS["axial"], FrameOfReferenceUID=None)
-        with pytest.raises(InputError, match="case a, file .*has no FrameOfReferenceUID"):
+        with pytest.raises(InputError, match=r"case a, file .*has no FrameOfReferenceUID"):
             write(tmp_path / "a.dcm", labels, LIVER, read_series(folder, "a"), ALGORITHM, "a")
         assert not (tmp_path / "a.dcm").exists()
 

@@ -109,11 +109,14 @@ def test_without_a_record_each_number_is_a_region(tmp_path):
     assert report["summary"]["7"]["dice"]["mean"] == 0
 
 
-def test_cases_without_a_result_are_told_left_out_or_empty(brains, tmp_path):
+def test_cases_without_a_result_are_told_left_out_or_empty(brains, tmp_path, caplog):
     shifted(datalist(brains)[0], tmp_path / "results", "BraTS20_Training_001.nii.gz")
     with pytest.raises(InputError, match="2 of 3 labelled cases have no result: BraTS20_Training_002, BraTS20_Train"):
         match_cases(tmp_path / "results", brains)
     assert len(match_cases(tmp_path / "results", brains, missing="leave_out")[0]) == 1
+    assert caplog.messages[-1].startswith(
+        "2 of 3 labelled cases have no result, and are left out: BraTS20_Training_002"
+    )
     report = json.loads(score_results(tmp_path / "results", brains, tmp_path, missing="empty").read_text())
     assert [case["regions"]["WT"]["dice"] for case in report["cases"]][1:] == [0, 0]
 

@@ -165,6 +165,7 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
     both_parts, train_parts = components["train, inference"], components["train"]
     if plan.grid == "crops":
         components["overfit"] = _overfit_crops()
+        keys["train"].update(learning_rate=0.0001, weight_decay=0.00001)  # as published, of Adam
     if plan.scaling == "whole" or (plan.scaling == "window" and plan.grid == "crops"):
         both_parts["crop#select_fn"] = {"_target_": "custom_nets.transforms.is_above_least", "_mode_": "callable"}
     if plan.scaling == "whole":

@@ -62,10 +62,7 @@ class SaveResultsd(SaveImaged):
         probabilities: whether to write the probabilities.
         meshes: of each region, see `SaveRegionMeshesd`; None writes none.
         overlay: picture of the case, see `SaveOverlayd`; None draws none.
-        reread: whether the picture shows the files of `image`, read again; else it shows `image` as it is in the item,
-            which must then lie on the prediction's grid (else it is resampled) and have the unit of `overlay.window`.
         parts: names of the regions whose connected parts are listed beside the volumes, see `region_volumes`.
-        dataset: record of the label numbers, see `get_record`; the item's own wins where it has the regions.
         segments: formats that hold the regions beside the label map, see `SaveSegmentsd`; None writes none.
         first: transforms that write what matters most, the label map, before all this; the item that they get is a
             copy, so that `pred` stays.
@@ -83,9 +80,7 @@ class SaveResultsd(SaveImaged):
         probabilities: bool = False,
         meshes: MeshSettings | None = None,
         overlay: OverlaySettings | None = None,
-        reread: bool = True,
         parts: Sequence[str] = (),
-        dataset: str | None = None,
         segments: SegmentSettings | None = None,
         first: Sequence[Callable[[dict], dict]] = (),
     ) -> None:
@@ -96,21 +91,21 @@ class SaveResultsd(SaveImaged):
             "suffix": ("", "_label"),
             "allow_missing_keys": True,
         }
-        steps: list = [SaveRegionVolumesd(**both, parts=parts, dataset=dataset)]
+        steps: list = [SaveRegionVolumesd(**both, parts=parts, dataset=segments.dataset if segments else None)]
         if probabilities:
             steps.append(SaveMapsd("pred", output_dir, "probabilities", regions))
-        if segments is not None and dataset is not None:
-            steps.append(SaveSegmentsd("pred", output_dir, regions, dataset, segments))
+        if segments is not None:
+            steps.append(SaveSegmentsd("pred", output_dir, regions, segments))
         if meshes is not None:
             steps.append(SaveRegionMeshesd(**both, settings=meshes, name=("prediction", "label")))
         if overlay is not None:
-            key = "original" if reread else "image"
+            key = "original" if overlay.reread else "image"
             draw = SaveOverlayd(output_dir, regions, overlay, key, label_key="label")
             reload = ReloadCased("image", key, overlay.modalities, overlay.names)
             # What is read again is as large as the case itself.
-            steps += [reload, draw, DeleteItemsd(key)] if reread else [draw]
+            steps += [reload, draw, DeleteItemsd(key)] if overlay.reread else [draw]
         super().__init__("pred", output_dir=os.fspath(output_dir), print_log=False)
-        self.read_keys = ("pred", "label") if reread else ("pred", "label", "image")
+        self.read_keys = ("pred", "label") if overlay is None or overlay.reread else ("pred", "label", "image")
         self.first = Compose(first)
         self.steps = Compose(steps)
 

@@ -26,7 +26,7 @@ from custom_nets.io.dicom_results import Algorithm
 from custom_nets.io.dicom_rtstruct import write_rtstruct
 from custom_nets.io.dicom_seg import write_seg
 from custom_nets.io.files import atomic_file
-from custom_nets.io.nifti import AFFINE_TOLERANCE
+from custom_nets.io.nifti import AFFINE_TOLERANCE, VolumeHeader
 from custom_nets.io.seg_nrrd import write_seg_nrrd
 from custom_nets.io.segments import Segment
 from custom_nets.transforms.regions import RegionsToLabels, dataset_of
@@ -41,6 +41,7 @@ THIS_PACKAGE = Algorithm("custom-nets", custom_nets.__version__)
 
 logger = logging.getLogger(__name__)
 
+_LARGEST_SHIFT = 0.5  # of pixels: positions are rounded, and readers take the nearest voxel
 _WRITERS = {"seg": write_seg, "rtstruct": write_rtstruct}
 
 
@@ -69,6 +70,9 @@ def write_dicom(
 ) -> list[Path]:
     """Writes a label map in formats of DICOM, as `<folder>/<name>_<format>.dcm`.
 
+    Of a tilted gantry, whose slices are shifted against each other, no SEG is written: readers of SEG, such as dcmqi,
+    which 3D Slicer uses, know upright volumes alone and put its slices in wrong places without a word.
+
     Args:
         folder: of the files.
         name: how their names begin.
@@ -83,10 +87,22 @@ def write_dicom(
         The files.
 
     Raises:
-        InputError: when headers of the scan lack what a result needs, or are damaged.
+        InputError: when headers of the scan lack what a result needs, or are damaged, or nothing but SEG is asked for
+            of a tilted gantry.
     """
-    files = [Path(folder, f"{name}_{kind}.dcm") for kind in formats]
-    for kind, file in zip(formats, files, strict=True):
+    chosen = list(formats)
+    shift = _shift_of_slices(series.header)
+    if "seg" in chosen and shift > _LARGEST_SHIFT:
+        msg = (
+            f"case {case}, folder {series.header.path}: its slices are shifted by up to {shift:.1f} voxels (tilted "
+            "gantry), which readers of DICOM SEG misplace; no SEG is written: take rtstruct, or the NIfTI file"
+        )
+        chosen.remove("seg")
+        if not chosen:
+            raise InputError(msg)
+        logger.warning("%s", msg)
+    files = [Path(folder, f"{name}_{kind}.dcm") for kind in chosen]
+    for kind, file in zip(chosen, files, strict=True):
         _WRITERS[kind](file, labels, segments, series, algorithm, case)
     return files
 
@@ -96,6 +112,7 @@ class SegmentSettings:
     """Formats that hold the regions of a case as segments with names, colours and codes.
 
     Args:
+        dataset: record of the numbers, see `get_record`; the item's own wins where it has the regions.
         dicom: any of "seg" and "rtstruct", of cases that were read from a DICOM series.
         nrrd: whether to write 3D Slicer's .seg.nrrd.
         algorithm: that DICOM results name.
@@ -103,6 +120,7 @@ class SegmentSettings:
     Raises: InputError for an unknown format, or where a package is missing that it needs.
     """
 
+    dataset: str
     dicom: Sequence[DicomFormat] = ()
     nrrd: bool = False
     algorithm: Algorithm = THIS_PACKAGE
@@ -139,8 +157,7 @@ class SaveSegmentsd(MapTransform):
         keys: MetaTensor `[R, H, W, D]` (probabilities or binary) on the grid whose affine it carries.
         output_dir: folder of all cases.
         regions: name of each channel.
-        dataset: record of the numbers, see `get_record`; the item's own (`dataset_key`) wins where it has the regions.
-        settings: the formats.
+        settings: the formats and the record.
         case_key: where the item names its case; without it the name of the file read serves.
         dataset_key: where the item names its record.
         allow_missing_keys: whether an item may lack a key.
@@ -151,8 +168,7 @@ class SaveSegmentsd(MapTransform):
         keys: KeysCollection,
         output_dir: str | os.PathLike,
         regions: Sequence[str],
-        dataset: str,
-        settings: SegmentSettings = SegmentSettings(),
+        settings: SegmentSettings,
         case_key: str = "case",
         dataset_key: str = "dataset",
         allow_missing_keys: bool = False,
@@ -160,7 +176,6 @@ class SaveSegmentsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.output_dir = Path(output_dir)
         self.regions = tuple(regions)
-        self.dataset = dataset
         self.settings = settings
         self.case_key = case_key
         self.dataset_key = dataset_key
@@ -175,7 +190,7 @@ class SaveSegmentsd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             case, affine = case_and_affine(item, key, self.regions, self.case_key)
-            dataset = dataset_of(item.get(self.dataset_key), self.dataset, self.regions)
+            dataset = dataset_of(item.get(self.dataset_key), self.settings.dataset, self.regions)
             record = get_record(dataset)
             save_label_tables(self.output_dir, record, self.regions)
             folder = str(item[key].meta.get("filename_or_obj") or "")
@@ -229,6 +244,15 @@ def save_label_tables(output_dir: str | os.PathLike, record: Record, regions: Se
         if not file.is_file() or file.read_text(encoding="utf-8") != table:
             with atomic_file(file) as temporary:
                 temporary.write_text(table, encoding="utf-8", newline="\n")
+
+
+def _shift_of_slices(header: VolumeHeader) -> float:
+    """Returns how far the last slice is shifted within its plane against the first one, in pixels."""
+    columns, rows, step = header.affine[:3, :3].T
+    across = np.cross(columns, rows)
+    across /= np.linalg.norm(across)
+    shift = (step - (step @ across) * across) * (header.shape[2] - 1)
+    return float(np.linalg.norm(shift) / min(np.linalg.norm(columns), np.linalg.norm(rows)))
 
 
 def _check_grid(shape: Sequence[int], affine: np.ndarray, series: Series, case: str) -> None:
