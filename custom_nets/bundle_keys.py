@@ -379,7 +379,7 @@ class _Keys:
 
     def _defaults(self, id_: str) -> list[Any]:
         values = []
-        for default in self.shipped.get(id_) or self.offered.get(id_, ()):
+        for default in self.shipped.get(id_) or self.offered.get(id_) or ():
             if ConfigComponent.is_instantiable(default):
                 continue
             if is_computed(default):

@@ -164,7 +164,12 @@ def show_errors(debug: bool = False) -> None:
             tell_torchrun(message)
             print(f"error: {message}", file=sys.stderr)
 
+    def show_of_thread(raised: threading.ExceptHookArgs) -> None:
+        if raised.exc_value is not None:  # of TensorBoard's writer, which raises it in the main thread, too
+            show(raised.exc_type, raised.exc_value, raised.exc_traceback)
+
     sys.excepthook = show
+    threading.excepthook = show_of_thread
 
 
 def end_at_sigterm() -> None:
