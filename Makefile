@@ -1,7 +1,7 @@
 # make demo    train, evaluate and infer on synthetic cases (or DATA=folder: your own), in a few minutes
 # make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
-# make test    the test suite
+# make test    the test suite, a process for each core (JOBS=1: one after another)
 # make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends
 # make test-label   the bundles in a MONAI Label server, in an environment of its own (.venv-label)
 # make lint    style and types
@@ -16,6 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LABEL  := .venv-label
+JOBS   ?= logical
 LABEL_READY := $(LABEL)/.ready
 CONFIG := bundles/$(BUNDLE)/configs
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -105,7 +106,8 @@ endif
 
 test: $(READY)
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@# a process for each core, and a thread for each process: small convolutions gain nothing from more
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 torture: $(READY)
 	@echo "== kills"

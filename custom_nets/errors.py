@@ -67,12 +67,12 @@ REMEDIES = {
         "PyTorch finds no GPU; give --device cpu, or install a PyTorch and a driver that fit the GPU"
     ),
 }
-"""What is said of an exception whose type and message match a pattern; the first that matches counts."""
+"""Messages for exceptions by patterns of their type and message; the first that matches counts."""
 
 _IN_WORKER = "Original Traceback"  # of what a loader's process hands over
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-"""What gloo and NCCL say in a process when another has died."""
+"""Messages of gloo and NCCL in a process when another one has died."""
 
 
 class InputError(ValueError):

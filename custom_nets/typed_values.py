@@ -1,4 +1,4 @@
-"""What a person types for a value: words of the shell, types of arguments, and how a message names both."""
+"""Values as a person types them: words of the shell, types of arguments, and how a message names both."""
 
 from __future__ import annotations
 

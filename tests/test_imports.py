@@ -24,7 +24,7 @@ LEVELS = {
     "": -2,
 }
 MIDDLE = 2  # transforms, inferers, losses, metrics, handlers, engines
-OPTIONAL = {"itk", "pydicom", "mcubes", "matplotlib"}
+OPTIONAL = {"itk", "pydicom", "highdicom", "contourpy", "nrrd", "mcubes", "fast_simplification", "matplotlib"}
 
 
 def room_of(path: Path) -> str:

@@ -6,7 +6,7 @@ from custom_nets.datasets.discovery import recognise
 from custom_nets.datasets.hashing import hash_case, hash_settings
 from custom_nets.datasets.oddities import describe_cases
 from custom_nets.datasets.record import Record, get_record, record_names
-from custom_nets.datasets.splits import apply_split, load_split, save_split, split_cases
+from custom_nets.datasets.splits import apply_split, load_folds, load_split, save_split, split_cases, split_folds
 from custom_nets.datasets.validation import check_case, check_datalist
 
 __all__ = [
@@ -22,9 +22,11 @@ __all__ = [
     "hash_case",
     "hash_settings",
     "labelled_cases",
+    "load_folds",
     "load_split",
     "recognise",
     "record_names",
     "save_split",
     "split_cases",
+    "split_folds",
 ]

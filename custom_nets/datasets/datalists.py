@@ -26,9 +26,12 @@ logger = logging.getLogger(__name__)
 
 Labels = Literal["required", "optional", "ignore"]
 
+All = Literal["all"]
+"""All cases, in place of the name of a section."""
+
 
 def datalist(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str],
     labels: Labels = "required",
     check: bool = True,
     *,
@@ -68,7 +71,8 @@ def datalist(
             twice, or a case is faulty.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, labels, missing_modalities)
+    found = _recognise(dataset_dir, dataset, modalities, labels)
+    items = _list_items(found, dataset_dir, modalities, labels, missing_modalities)
     if check:
         raise_faults(check_datalist(items, _check(modalities, missing_modalities))[1], len(items))
     return settle_identity_affines(items, identity_affines, check)
@@ -76,7 +80,7 @@ def datalist(
 
 def labelled_cases(
     dataset_dir: str | os.PathLike,
-    section: Section,
+    section: Section | All,
     split_file: str | os.PathLike | None = None,
     check: bool = True,
     *,
@@ -88,13 +92,15 @@ def labelled_cases(
     test: int | float = 0,
     seed: int = 0,
     leave_out: bool = False,
+    fold: int | None = None,
+    folds: int = 5,
     regions: Sequence[str] | None = None,
 ) -> list[Item]:
-    """Lists the labelled cases of one section of a split; for configs.
+    """Lists the labelled cases of one section of a split, or all there are; for configs.
 
     Args:
         dataset_dir: see `datalist`.
-        section: "training", "validation" or "test".
+        section: "training", "validation" or "test"; or "all", with which no split is read or made.
         dataset: see `datalist`.
         modalities: likewise.
         split_file: the split; it is used when it exists, otherwise made and written there. None writes nothing.
@@ -106,16 +112,25 @@ def labelled_cases(
         seed: of the split.
         leave_out: whether a faulty case of the section, or one without a label, is logged and left out, so that it
             does not stop the others.
+        fold: number of the fold of a cross-validation that is the validation, see `split_section`; None: no folds.
+        folds: their number, see `split_folds`.
         regions: that a model learns; None: not checked.
 
     Raises:
         InputError: see `datalist` and `split_section`; for a region that the labels do not make up.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "required", missing_modalities, leave_out)
+    found = _recognise(dataset_dir, dataset, modalities, "required")
+    items = _list_items(found, dataset_dir, modalities, "required", missing_modalities, leave_out)
     for name in {item["dataset"] for item in items if item.get("dataset")}:
         get_record(name).require_labels().select(regions)
-    chosen = in_order(split_section(items, section, split_file, validation=validation, test=test, seed=seed))
+    total = len(items)
+    if section != "all":
+        sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}
+        items = split_section(items, section, split_file, seed=seed, **sizes)
+    chosen = in_order(items)
+    titles = ", ".join(entry.record.title if entry.record else "an unknown data set" for entry in found)
+    logger.info("%s: %d of %d cases (%s)", section, len(chosen), total, titles)
     faults: list[str] = []
     if check:
         good, faults = check_datalist(chosen, partial(_labelled, check=_check(modalities, missing_modalities)))
@@ -137,9 +152,9 @@ def _labelled(item: Item, check: Check) -> None:
 
 
 def cases_to_infer(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str],
     split_file: str | os.PathLike | None = None,
-    section: Section = "test",
+    section: Section | All = "test",
     *,
     dataset: str | os.PathLike | None = None,
     modalities: Sequence[str] | None = None,
@@ -153,11 +168,11 @@ def cases_to_infer(
     results would meet.
 
     Args:
-        dataset_dir: see `datalist`; labels are optional.
+        dataset_dir: see `datalist`, also several folders or files; labels are optional.
         dataset: see `datalist`.
         modalities: likewise.
         split_file: an existing split, to infer the cases of one section alone; None takes all cases.
-        section: of that split.
+        section: of that split; "all" takes all cases.
         record: JSON file that is written with the grid of each case, faulty ones too; `custom-nets submission` compares
             the results with it.
         missing_modalities: see `datalist`; cases that lack a modality are logged.
@@ -167,8 +182,11 @@ def cases_to_infer(
         InputError: when no case can be used, or the split does not belong to the data set.
     """
     check_identity_option(identity_affines)
-    items = _list_items(dataset_dir, dataset, modalities, "optional", missing_modalities)
-    if split_file is not None:
+    found = _recognise(dataset_dir, dataset, modalities, "optional")
+    for entry in found:
+        logger.info(entry.line)
+    items = _list_items(found, dataset_dir, modalities, "optional", missing_modalities)
+    if split_file is not None and section != "all":
         items = in_order(apply_split(items, split_file, (section,))[section])
     items = _apart_without_capitals(items)
     if record is not None:
@@ -272,14 +290,12 @@ def require_channels(record: Record, modalities: Sequence[str], missing_modaliti
     raise InputError(msg)
 
 
-def _list_items(
-    dataset_dir: str | os.PathLike,
+def _recognise(
+    dataset_dir: str | os.PathLike | Sequence[str],
     dataset: str | os.PathLike | None,
     modalities: Sequence[str] | None,
     labels: Labels,
-    missing_modalities: bool,
-    leave_out: bool = False,
-) -> list[Item]:
+) -> list[Recognised]:
     if labels not in get_args(Labels):
         msg = f"labels={labels!r} is unknown; expected one of {', '.join(get_args(Labels))}"
         raise InputError(msg)
@@ -288,6 +304,17 @@ def _list_items(
         found = [entry._replace(cases=_training_cases(entry)) for entry in found]
     if labels == "ignore":
         found = [entry._replace(cases=[c for c in entry.cases if not _is_orphan(c)]) for entry in found]
+    return found
+
+
+def _list_items(
+    found: Sequence[Recognised],
+    dataset_dir: str | os.PathLike | Sequence[str],
+    modalities: Sequence[str] | None,
+    labels: Labels,
+    missing_modalities: bool,
+    leave_out: bool = False,
+) -> list[Item]:
     items = items_of(found, modalities, missing_modalities)
     if labels == "ignore":
         for item in items:
@@ -355,7 +382,7 @@ def _image(
     return files
 
 
-def _require_labels(items: Sequence[Item], dataset_dir: str | os.PathLike, some: bool) -> None:
+def _require_labels(items: Sequence[Item], dataset_dir: object, some: bool) -> None:
     # The check of a case without any file says more.
     unlabelled = [item["case"] for item in items if "label" not in item and _first_file(item)]
     if unlabelled and not (some and any("label" in item for item in items)):

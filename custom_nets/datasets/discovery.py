@@ -14,7 +14,7 @@ import numpy as np
 
 from custom_nets.datasets import foreign, layouts
 from custom_nets.datasets.layouts import LAYOUTS, Folders, FoundCase, listing, search_folders
-from custom_nets.datasets.names import known_ends, role_of, split_end
+from custom_nets.datasets.names import case_of_files, known_ends, role_of, split_end
 from custom_nets.datasets.record import Record, get_record, shipped_records
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.nifti import is_nifti, read_header, read_voxels, stem
@@ -37,14 +37,23 @@ class Recognised(NamedTuple):
     cases: list[FoundCase]
     reason: str
 
+    @property
+    def line(self) -> str:
+        """What was found, in one line."""
+        name = f"{self.record.title} ({self.record.name})" if self.record else "of an unknown data set"
+        count = f"{len(self.cases)} case{'s' * (len(self.cases) != 1)}"
+        return f"{count}: {name}; recognised by: {self.reason}"
+
 
 def recognise(
-    dataset_dir: str | os.PathLike, dataset: str | os.PathLike | None = None, modalities: Sequence[str] | None = None
+    dataset_dir: str | os.PathLike | Sequence[str],
+    dataset: str | os.PathLike | None = None,
+    modalities: Sequence[str] | None = None,
 ) -> list[Recognised]:
     """Finds the cases in a folder and tells which data sets they are of.
 
     Args:
-        dataset_dir: a folder, or one NIfTI file.
+        dataset_dir: a folder, or one NIfTI file; or several of these, as if nothing else were there.
         dataset: name or file of a record; then nothing is guessed. None recognises the data set by file names, then by
             what the files hold.
         modalities: channels that a model sees, by which files of any name are judged; None: unknown.
@@ -56,7 +65,11 @@ def recognise(
         InputError: when nothing is recognised, or more than one thing; the message tells what was seen, which records
             come near, and what to do.
     """
-    root = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    if not isinstance(dataset_dir, (str, os.PathLike)):
+        if len(dataset_dir) != 1:
+            return _recognise_several([_absolute(path) for path in dataset_dir], dataset, modalities)
+        dataset_dir = dataset_dir[0]
+    root = _absolute(dataset_dir)
     if not root.is_file():
         return _recognise(root, search_folders(root), dataset, modalities)
     if not is_nifti(root):
@@ -74,6 +87,39 @@ def recognise(
         msg = f"{root}: is not the image of a case; give its folder, {root.parent}"
         raise InputError(msg)
     return [entry for entry in found if entry.cases]
+
+
+def _absolute(path: str | os.PathLike) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _recognise_several(
+    paths: Sequence[Path], dataset: str | os.PathLike | None, modalities: Sequence[str] | None
+) -> list[Recognised]:
+    """Finds the cases among some folders and files; one file a channel, whose names tell nothing, in their order."""
+    folders: Folders = defaultdict(list)
+    for path in paths:
+        if path.is_file() and not is_nifti(path):
+            msg = f"{path}: expected a folder or a NIfTI file (.nii.gz, .nii), and this is neither; give one of these"
+            raise InputError(msg)
+        for folder, files in ({path.parent: [path]} if path.is_file() else search_folders(path)).items():
+            folders[folder] += [file for file in files if file not in folders[folder]]
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    wanted = tuple(modalities or ())
+    try:
+        found = _recognise(root, dict(folders), dataset, modalities)
+        return [entry._replace(cases=[case for case in entry.cases if _is_among(case, paths)]) for entry in found]
+    except InputError:
+        if len(paths) != len(wanted) or not all(path.is_file() for path in paths) or any(map(_explained, paths)):
+            raise
+    reason = f"{len(paths)} files, taken in their order for {', '.join(wanted)}: their names do not tell"
+    image = {name: [path] for name, path in zip(wanted, paths, strict=True)}
+    return [Recognised(None, [FoundCase(case_of_files(paths), image, [], wanted)], reason)]
+
+
+def _is_among(case: FoundCase, paths: Sequence[Path]) -> bool:
+    """Returns whether a case has files, or a place among some paths: a lost case beside them is none of theirs."""
+    return bool(case.files or case.label) or any((case.place or Path()).is_relative_to(path) for path in paths)
 
 
 def _recognise(

@@ -1,4 +1,4 @@
-"""What a user should know of the place of cases that are not faulty: orientation unknown, two forms that differ."""
+"""Notes on the geometry of cases that are not faulty: orientation unknown, two forms that differ."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import custom_nets
 from custom_nets.errors import InputError
 
 _NO_SETTINGS = (random.Random, np.random.RandomState, np.random.Generator, torch.Generator, threading.local)
-"""What a transform holds beside its settings: random states, and MONAI's local of the running thread."""
+"""Attributes of a transform that are no settings: random states, and MONAI's local of the running thread."""
 
 _NAMED = (torch.dtype, torch.device, np.dtype, types.ModuleType, type(None), bool, int, float, complex, bytes)
 """Types whose `repr` tells all."""

@@ -1,4 +1,4 @@
-"""What a user should know of cases that are not faulty: identity affines, labels stored as floats, odd headers."""
+"""Notes on cases that are not faulty: identity affines, labels stored as floats, odd headers."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from custom_nets.datasets.terms import Term, parse_terms
 from custom_nets.errors import InputError
 
 Kind = Literal["MRI", "CT", "other"]
-"""What the intensities of a channel are."""
+"""Kind of intensities of a channel."""
 
 FOLDER = Path(__file__).with_name("records")
 _SUFFIXES = (".yaml", ".yml", ".json")
@@ -97,7 +98,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Challenge:
-    """What the challenge of one year expects of a submission.
+    """Requirements of the challenge of one year on a submission.
 
     Args:
         year: of the challenge.
@@ -113,6 +114,19 @@ class Challenge:
 
 
 @dataclass(frozen=True)
+class Lesions:
+    """How the challenge of a data set scores lesions one by one, see `compute_lesion_dice`.
+
+    Args:
+        dilation: millimetres by which lesions are dilated, so that near ones are one.
+        min_ml: millilitres; lesions up to this volume are left out.
+    """
+
+    dilation: float = 3.0
+    min_ml: float = 0.05
+
+
+@dataclass(frozen=True)
 class Record:
     """All that the project knows of one data set.
 
@@ -121,6 +135,7 @@ class Record:
         title: how messages and tables call it.
         channels: of an image, in the order of files that hold them all.
         labels: numbers and regions; None where there are no labels.
+        terms: what regions and labels are in the codes of DICOM; those that it does not name have none.
         layouts: ways in which the data set lies on the disk, names in `custom_nets.datasets.layouts.LAYOUTS`.
         label_ends: what follows the case in the name of a label file, the preferred end first.
         pairs: regular expressions of the names of images and label files that lie beside each other, without suffix,
@@ -133,6 +148,7 @@ class Record:
         grid: `(x, y, z)` in voxels, where all cases share one.
         spacing: mm between voxels, likewise.
         challenges: what submissions must be like.
+        lesions: how the challenge scores lesions one by one; None where it does not.
         download: name of the Medical Segmentation Decathlon's task.
         licence: of the data.
         citation: what to cite.
@@ -144,6 +160,7 @@ class Record:
     channels: tuple[Channel, ...]
     labels: Labels | None
     layouts: tuple[str, ...]
+    terms: tuple[Term, ...] = ()
     label_ends: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     cases: str = ""
@@ -154,6 +171,7 @@ class Record:
     grid: tuple[int, int, int] | None = None
     spacing: tuple[float, float, float] | None = None
     challenges: tuple[Challenge, ...] = ()
+    lesions: Lesions | None = None
     download: str = ""
     licence: str = ""
     citation: str = ""
@@ -299,6 +317,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             title=str(content["title"]),
             channels=tuple(_channels(content["channels"])),
             labels=_labels(content.get("labels"), content.get("regions")),
+            terms=parse_terms(content.get("terms", {})),
             layouts=_texts(content["layouts"]),
             label_ends=_texts(content.get("label_ends", ())),
             pairs=tuple(
@@ -312,6 +331,7 @@ def parse_record(content: Mapping[str, Any], name: str, place: str = "the record
             grid=_triple(content.get("grid"), int),
             spacing=_triple(content.get("spacing"), float),
             challenges=tuple(_challenge(entry) for entry in content.get("challenges", ())),
+            lesions=Lesions(**content["lesions"]) if content.get("lesions") else None,
             download=str(content.get("download", "")),
             licence=str(content.get("licence", "")),
             citation=str(content.get("citation", "")),

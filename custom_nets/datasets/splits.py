@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,37 +57,70 @@ def split_cases(
             "leave none for training; ask for fewer, or give more cases"
         )
         raise InputError(msg)
-    patients: dict[str, list[str]] = defaultdict(list)
-    for case in sorted(by_case):
-        patients[_patient(by_case[case])].append(case)
-    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
-    chosen: dict[str, list[str]] = {"training": []}
-    for section, number in wanted.items():
-        chosen[section] = []
-        for patient in list(order):
-            if len(chosen[section]) + len(patients[patient]) <= number:
-                chosen[section] += patients[patient]
-                order.remove(patient)
-        if number and not chosen[section]:
-            msg = f"{number} cases for {section} are fewer than any patient has time points; ask for more"
-            raise InputError(msg)
-    chosen["training"] = [case for patient in order for case in patients[patient]]
-    return {section: [by_case[case] for case in sorted(cases)] for section, cases in chosen.items()}
+    patients = _patients(by_case, seed)
+    chosen = {section: _take(section, patients, number) for section, number in wanted.items()}
+    chosen["training"] = [case for cases in patients.values() for case in cases]
+    return {section: [by_case[case] for case in sorted(chosen[section])] for section in SECTIONS}
 
 
-def save_split(path: str | os.PathLike, split: Mapping[str, Iterable[Any]], seed: int | None = None) -> None:
+def split_folds(
+    items: Items, folds: int = 5, test: int | float = 0, seed: int = 0
+) -> tuple[list[list[str]], list[str]]:
+    """Divides items into folds for cross-validation, and cases for a test that are in none of them.
+
+    As in `split_cases`, all time points of a patient stay together, and the cases, the numbers and the seed alone
+    decide. Every patient goes to the fold that has the fewest cases so far.
+
+    Args:
+        items: data items with `case`.
+        folds: number of folds, at least 2.
+        test: number of cases (int), or fraction of all (float below 1, at least one case).
+        seed: another seed gives other folds.
+
+    Returns:
+        Names of the cases of each fold, and those of the test, each sorted.
+
+    Raises:
+        InputError: when a case is there twice, a number makes no sense, or there are fewer patients than folds.
+    """
+    by_case = _by_case(items)
+    patients = _patients(by_case, seed)
+    tested = _take("test", patients, _count("test", test, len(by_case)))
+    if not isinstance(folds, int) or isinstance(folds, bool) or not 2 <= folds <= len(patients):
+        msg = (
+            f"folds={folds!r}: expected a number from 2 to {len(patients)}, the patients beside the {len(tested)} "
+            "cases of the test"
+        )
+        raise InputError(msg)
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    for cases in patients.values():
+        min(parts, key=len).extend(cases)
+    return [sorted(part) for part in parts], sorted(tested)
+
+
+def save_split(
+    path: str | os.PathLike,
+    split: Mapping[str, Iterable[Any]],
+    seed: int | None = None,
+    folds: Sequence[Sequence[str]] | None = None,
+    fold: int | None = None,
+) -> None:
     """Writes a split as JSON, whole or not at all; several processes may write the same one at once.
 
     Args:
         path: the file; folders above it are made.
         split: items or case names by section.
         seed: what the split was made with.
+        folds: names of the cases of each fold, for a split of a cross-validation.
+        fold: the one that is the validation of this split.
 
     Raises:
         InputError: when the file cannot be written.
     """
     cases: dict[str, list[str]] = {name: sorted(_case(item) for item in split.get(name, ())) for name in SECTIONS}
-    record = {"seed": seed, "counts": {section: len(names) for section, names in cases.items()}} | cases
+    record: dict[str, Any] = {"seed": seed, "counts": {section: len(names) for section, names in cases.items()}} | cases
+    if folds is not None:
+        record |= {"fold": fold, "folds": [list(part) for part in folds]}
     target = Path(path).expanduser()
     try:
         with atomic_file(target) as temporary:
@@ -116,10 +150,33 @@ def load_split(path: str | os.PathLike) -> dict[str, list[str]]:
     return split
 
 
+def load_folds(path: str | os.PathLike) -> tuple[list[list[str]], list[str]]:
+    """Reads the folds of a split that `save_split` wrote.
+
+    Returns:
+        Case names of each fold, and those of the test.
+
+    Raises:
+        InputError: when the file is absent, no split, has no folds, or has a case in two places.
+    """
+    record = _read_record(path)
+    folds = record.get("folds")
+    if not (isinstance(folds, list) and folds and all(isinstance(part, list) for part in folds)):
+        msg = f"split file {path}: holds no folds; give another split_file, or delete it to have folds made (--fold)"
+        raise InputError(msg)
+    test = record.get("test", [])
+    twice = sorted(case for case, times in Counter([*test, *chain(*folds)]).items() if times > 1)
+    if twice:
+        msg = f"split file {path}: {first_names(twice)} in two folds; a case belongs to one, make the split again"
+        raise InputError(msg)
+    return folds, test
+
+
 def apply_split(
     items: Items,
     split: str | os.PathLike | Mapping[str, Sequence[str]],
     sections: Sequence[str] = SECTIONS,
+    name: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Sorts items into the sections of a split.
 
@@ -127,11 +184,12 @@ def apply_split(
         items: data items with `case`; those that the split does not know are left out, with a warning.
         split: a file, or case names by section.
         sections: those wanted; only their cases need be there.
+        name: of the split in messages; None: that of the file.
 
     Raises:
         InputError: when cases of the split are not among the items.
     """
-    name = "the split" if isinstance(split, Mapping) else f"split file {split}"
+    name = name or ("the split" if isinstance(split, Mapping) else f"split file {split}")
     listed = split if isinstance(split, Mapping) else load_split(split)
     by_case = _by_case(items)
     wanted = {section: list(listed.get(section, ())) for section in sections}
@@ -156,6 +214,8 @@ def split_section(
     validation: int | float = 0.2,
     test: int | float = 0,
     seed: int = 0,
+    fold: int | None = None,
+    folds: int = 5,
 ) -> list[dict[str, Any]]:
     """Returns one section of the split in a file; makes the split, and writes it there, when there is no such file.
 
@@ -163,12 +223,15 @@ def split_section(
         items: data items with `case`.
         section: "training", "validation" or "test".
         split_file: JSON; None makes the split anew and writes nothing.
-        validation: see `split_cases`.
+        validation: see `split_cases`; without effect where a fold is the validation.
         test: likewise.
         seed: likewise; a file made with another seed is used all the same, with a warning.
+        fold: number of the fold that is the validation, from 0; None: no cross-validation.
+        folds: see `split_folds`.
 
     Raises:
-        InputError: when the section is unknown or empty, or see `split_cases` and `apply_split`.
+        InputError: when the section is unknown or empty, the file has no such fold, or see `split_cases`,
+            `split_folds` and `apply_split`.
     """
     if section not in SECTIONS:
         msg = f"section {section!r} is unknown; expected one of {', '.join(SECTIONS)}"
@@ -177,17 +240,58 @@ def split_section(
         recorded = _read_record(split_file).get("seed")
         if recorded not in (None, seed):
             logger.warning("split file %s was made with seed %s, seed %s has no effect", split_file, recorded, seed)
-        chosen = apply_split(items, split_file, [section])[section]
+        name = f"split file {split_file}"
+        split = load_split(split_file) if fold is None else _sections_of_fold(*load_folds(split_file), fold, name)
+        chosen = apply_split(items, split, [section], name)[section]
     else:
-        split = split_cases(items, validation, test, seed)
+        parts = None
+        if fold is None:
+            split = {
+                name: list(map(_case, cases)) for name, cases in split_cases(items, validation, test, seed).items()
+            }
+        else:
+            parts, tested = split_folds(items, folds, test, seed)
+            split = _sections_of_fold(parts, tested, fold, "the split")
         if split_file is not None:
-            save_split(split_file, split, seed)
-        chosen = split[section]
+            save_split(split_file, split, seed, parts, fold)
+        chosen = apply_split(items, split, [section])[section]
     if not chosen:
         origin = f"split file {split_file}" if split_file is not None else "the split"
         msg = f"{origin}: section '{section}' is empty; ask for cases ({section}=...) and make the split again"
         raise InputError(msg)
     return chosen
+
+
+def _sections_of_fold(
+    folds: Sequence[Sequence[str]], test: Sequence[str], fold: int, source: str | os.PathLike
+) -> dict[str, list[str]]:
+    """Returns the cases of each section where one fold is the validation and the others are the training."""
+    if isinstance(fold, bool) or not isinstance(fold, int) or not 0 <= fold < len(folds):
+        msg = f"fold={fold!r}: {source} has the folds 0 to {len(folds) - 1}; give one of these"
+        raise InputError(msg)
+    training = [case for number, part in enumerate(folds) if number != fold for case in part]
+    return {"training": sorted(training), "validation": list(folds[fold]), "test": list(test)}
+
+
+def _patients(by_case: Mapping[str, Mapping[str, Any]], seed: int) -> dict[str, list[str]]:
+    """Returns the cases of each patient, the patients in the order that the seed gives."""
+    patients: dict[str, list[str]] = defaultdict(list)
+    for case in sorted(by_case):
+        patients[_patient(by_case[case])].append(case)
+    order = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+    return {patient: patients[patient] for patient in order}
+
+
+def _take(section: str, patients: dict[str, list[str]], number: int) -> list[str]:
+    """Takes the cases of as many of the first patients as fit into a number out of the patients, and returns them."""
+    taken: list[str] = []
+    for patient in list(patients):
+        if len(taken) + len(patients[patient]) <= number:
+            taken += patients.pop(patient)
+    if number and not taken:
+        msg = f"{number} cases for {section} are fewer than any patient has time points; ask for more"
+        raise InputError(msg)
+    return taken
 
 
 def _case(item: Any) -> str:

@@ -22,7 +22,7 @@ Check = Callable[[Item], None]
 """The check of one case; it raises an `InputError` that names case and file."""
 
 DO_WITHOUT = "a model trained with modality_dropout can do without"
-"""What messages about an absent modality add to their advice."""
+"""Advice that messages about an absent modality end with."""
 
 
 def check_datalist(

@@ -1,4 +1,4 @@
-"""What MONAI's engines lack."""
+"""Additions to MONAI's engines."""
 
 from custom_nets.engines.case_by_case import CaseDataset, CaseEvaluator
 from custom_nets.engines.distributed import RankCaseEvaluator, RankEvaluator, distribute, share_cases

@@ -54,7 +54,7 @@ class CaseDataset(Dataset):
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, with a batch of one case, except that a case that fails is left out, and named at the end.
+    """MONAI's evaluator, with a batch of one case, except that a case that fails is left out, and named at once.
 
     What a case scores is measured as a part of it: one that cannot be scored is left out, too, of every metric.
 
@@ -121,12 +121,17 @@ class CaseEvaluator(SupervisedEvaluator):
             except Exception as error:
                 fault = describe(error)
         name = str(case if case is not None else f"number {engine.state.iteration}")
-        self.left_out[name] = fault if f"case {name}" in fault else f"case {name}: {fault}"
-        logger.error("left out: %s", self.left_out[name])
+        self.leave_out(name, fault)
         for metric in self._metrics:  # of those that had measured it already
             for rows in getattr(getattr(metric, "metric_fn", None), "_buffers", None) or ():
                 del rows[engine.state.iteration - len(self.left_out) :]
         return []
+
+    def leave_out(self, case: str, fault: str) -> None:
+        """Notes that a case has no results, or not all of them, and why; only the first fault of a case counts."""
+        if case not in self.left_out:
+            self.left_out[case] = fault if f"case {case}" in fault else f"case {case}: {fault}"
+            logger.error("left out: %s", self.left_out[case])
 
 
 def _first(value: Any) -> Any:

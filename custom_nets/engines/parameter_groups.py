@@ -1,4 +1,4 @@
-"""Which parameters of a network decay."""
+"""Parameter groups with and without weight decay."""
 
 from __future__ import annotations
 

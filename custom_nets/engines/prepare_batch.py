@@ -1,4 +1,4 @@
-"""What MONAI's trainers take from a batch."""
+"""Batches prepared for MONAI's trainers."""
 
 from __future__ import annotations
 

@@ -268,6 +268,15 @@ class TrainingCheckpoints:
             network = self._network_state(engine)
             if network is not None:
                 self._save(_MODEL, network)
+        if self._begun and (self.ckpt_dir / _MODEL).is_file():
+            self._tell_best(engine)
+
+    def _tell_best(self, engine: Trainer) -> None:
+        """Tells what a training ends with: the best score, its epoch, and the file of the model."""
+        score, epoch = getattr(self.evaluator.state, "best_so_far", (None, -1))
+        name = self.evaluator.state.key_metric_name
+        told = f"epoch {engine.state.epoch}, the last" if score is None else f"epoch {epoch}, best {name} {score:.4f}"
+        logger.info("%s: %s", self.ckpt_dir / _MODEL, told)
 
     def _failed(self, engine: Trainer, error: BaseException) -> None:
         self._stop.release()
@@ -320,7 +329,7 @@ class TrainingCheckpoints:
         self._save(_LAST, self._whole(engine, network))
         self._last_is_ours = True
         self._saved = self._step
-        logger.info("saved %s after step %s", self.ckpt_dir / _LAST, self._step)
+        logger.debug("saved %s after step %s", self.ckpt_dir / _LAST, self._step)
 
     def _save(self, name: str, content: Any) -> None:
         save_tensors(self.ckpt_dir / name, content, lambda: self._make_room(name))
@@ -365,7 +374,7 @@ class TrainingCheckpoints:
 
 
 _OF_EVALUATOR = ("best_so_far", "best_metric", "best_metric_epoch", "stopping")
-"""What a run's state keeps of the evaluator's."""
+"""Attributes of the evaluator's state that a run's state keeps."""
 
 
 def newest_state(ckpt_dir: str | Path) -> tuple[Path, dict[str, Any]]:

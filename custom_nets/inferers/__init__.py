@@ -1,6 +1,6 @@
 """Inferers: dense volumes from point queries, from convolutional networks, and from several of them."""
 
-from custom_nets.inferers.ensemble import EnsembleInferer
+from custom_nets.inferers.ensemble import EnsembleInferer, models_of_folds
 from custom_nets.inferers.occupancy import OccupancyInferer
 from custom_nets.inferers.surface_search.queries import QueryStats
 from custom_nets.inferers.surface_search.settings import OccupancyMode, OccupancyPrior, SearchSettings
@@ -15,4 +15,5 @@ __all__ = [
     "SearchSettings",
     "VolumeInferer",
     "VolumeMode",
+    "models_of_folds",
 ]

@@ -15,7 +15,7 @@ _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 
 def shown(value: Any) -> str:
-    """How a message shows a value: a plain one as it is, any other (a network, say, of many lines) by its class."""
+    """Returns a value for a message: a plain one as it is, any other (a network, say, of many lines) by its class."""
     if isinstance(value, (list, tuple)) and not all(isinstance(part, _PLAIN) for part in value):
         return f"a {type(value).__name__} of {', '.join(sorted({type(part).__name__ for part in value}))}"
     if isinstance(value, str):

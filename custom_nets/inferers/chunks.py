@@ -1,4 +1,4 @@
-"""How many points the decoder is given at a time: by cache, by memory, and less when memory runs out."""
+"""Sizes of the chunks of points for the decoder: by cache, by memory, and smaller when memory runs out."""
 
 from __future__ import annotations
 

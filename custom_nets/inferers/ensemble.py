@@ -116,6 +116,32 @@ class EnsembleInferer(Inferer):
         return self._copies
 
 
+def models_of_folds(folder: str | Path, wanted: bool = True, section: str | None = None) -> list[str]:
+    """Returns the models of a cross-validation, those of `fold_*/model.pt`, as the checkpoints of an ensemble.
+
+    Args:
+        folder: of the folds' folders.
+        wanted: whether there is an ensemble of the folds; else nothing is returned.
+        section: of the split, whose cases are inferred; None: others than those of the training.
+
+    Raises:
+        InputError: when there are less than two models, or some of them were trained on the cases of the section.
+    """
+    if not wanted:
+        return []
+    if section not in (None, "test"):
+        msg = (
+            f"ensemble_folds: the cases of section '{section}' are training cases of some folds; give cases that no "
+            "fold has seen: --evaluation_section test, after a training with --test"
+        )
+        raise InputError(msg)
+    models = sorted(Path(folder).glob("fold_*/model.pt"), key=lambda file: (len(file.parent.name), file.parent.name))
+    if len(models) < 2:
+        msg = f"{folder}: holds {len(models)} models of folds (fold_*/model.pt); train two at least (--fold 0, 1, ...)"
+        raise InputError(msg)
+    return [str(model) for model in models]
+
+
 def _loaded(network: nn.Module, path: str | Path) -> nn.Module:
     member = copy.deepcopy(network).eval().requires_grad_(False)
     load_weights(member, path, _ADVICE)

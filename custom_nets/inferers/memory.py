@@ -1,4 +1,4 @@
-"""What the inference of a volume takes in memory, worked out before it is run."""
+"""Estimate of the memory of an inference, before it is run."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def estimate_memory(
 
 
 class _Copy(nn.Module):
-    """What a fused activation takes: one tensor more."""
+    """Memory of a fused activation: one tensor more."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()

@@ -20,7 +20,7 @@ from custom_nets.inferers.output_grid import OutputGrid, checked_spacing, descri
 from custom_nets.inferers.surface_search.lattice import Shape
 from custom_nets.inferers.surface_search.published import published_volume
 from custom_nets.inferers.surface_search.queries import QueryStats, VolumeQuery, item_of, synchronize
-from custom_nets.inferers.surface_search.settings import OccupancyMode, SearchSettings, StepUnit, SurfaceSteps
+from custom_nets.inferers.surface_search.settings import WHOLE, OccupancyMode, SearchSettings, StepUnit, SurfaceSteps
 from custom_nets.inferers.surface_search.surface import surface_volume, write
 from custom_nets.networks.base import OccupancyNetwork, check_occupancy_network
 from custom_nets.networks.geometry import item_spacings
@@ -152,7 +152,7 @@ class OccupancyInferer(Inferer):
         return canvas.volumes
 
     def _fill(self, query: VolumeQuery, allocate: Callable[[int], torch.Tensor], steps: SurfaceSteps) -> None:
-        if self.search.mode == OccupancyMode.DENSE:
+        if self.search.mode == OccupancyMode.DENSE or self.search.band == WHOLE:
             _dense_volume(query, allocate)
         elif self.search.mode == OccupancyMode.PUBLISHED:
             published_volume(query, allocate, self.search)

@@ -15,7 +15,7 @@ Axes = tuple[int, ...]
 
 
 class EnsembleLatent(NamedTuple):
-    """What an `OccupancyEnsemble` knows of a volume.
+    """Latent of an `OccupancyEnsemble`.
 
     Attributes:
         members: the latent of each member.
@@ -113,7 +113,7 @@ def _mirrored(image: Tensor, axes: Axes) -> Tensor:
 
 
 def _mirrored_points(points: Tensor, axes: Axes, shape: Sequence[int]) -> Tensor:
-    """Where points `[B, N, 3]` of an image lie in the mirrored one; mirrored twice they are where they were."""
+    """Mirrors points `[B, N, 3]` of an image; mirrored twice they are where they were."""
     if not axes:
         return points
     columns = list(points.unbind(dim=-1))

@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class VolumeMode(StrEnum):
-    """How a `VolumeInferer` goes over an image."""
+    """Modes of a `VolumeInferer`."""
 
     AUTO = "auto"
     WHOLE = "whole"

@@ -31,6 +31,12 @@ Where positions are rounded, either tolerance is at least their last digit, as f
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference between direction cosines, and between pixel sizes (mm), of slices of one volume."""
 
+CT = ("CT",)
+"""Modality of the scans whose voxels are read, as Hounsfield units."""
+
+SCANS = ("CT", "MR", "PT")
+"""Modalities of scans that results may refer to."""
+
 SUFFIXES = (".dcm", ".dicom", ".ima")
 """A file of such a name that cannot be read is an error; others that do not begin as DICOM belong to something else."""
 
@@ -83,8 +89,13 @@ class _Image(NamedTuple):
         return "localizer" if "LOCALIZER" in _values(self.tags, "ImageType") else str(self.tags.get("Modality") or "")
 
 
-class _Grid(NamedTuple):
-    """The files of a volume in the order of their positions, and its grid."""
+class Series(NamedTuple):
+    """The slices of one volume and its grid.
+
+    Args:
+        files: one a slice, in the order of the third axis.
+        header: the grid, see `read_dicom_header`.
+    """
 
     files: list[str]
     header: VolumeHeader
@@ -120,7 +131,7 @@ def check_one_series(folder: str | os.PathLike, case: str) -> None:
         InputError: when there is no DICOM file, a file cannot be read, or there are several series, listed with their
             numbers of images, sizes (columns x rows) and the ends of their UIDs.
     """
-    _one_series(folder, case)
+    _one_series(folder, case, CT)
 
 
 def study_of(folder: str | os.PathLike) -> str:
@@ -154,6 +165,20 @@ def read_dicom_header(folder: str | os.PathLike, case: str) -> VolumeHeader:
             missing or two phases lie in one another.
     """
     return _read_grid(folder, case).header
+
+
+def read_series(folder: str | os.PathLike, case: str, modalities: Sequence[str] = SCANS) -> Series:
+    """Reads which files are the slices of a scan, in their order, and its grid, from headers alone.
+
+    Args:
+        folder: a folder of DICOM files, one slice a file.
+        case: the case that messages name.
+        modalities: any of which the scan may be.
+
+    Raises:
+        InputError: as of `read_dicom_header`; how the pixels are compressed does not matter.
+    """
+    return _read_grid(folder, case, modalities, pixels=False)
 
 
 def read_dicom(folder: str | os.PathLike, case: str) -> tuple[VolumeHeader, np.ndarray]:
@@ -288,18 +313,19 @@ def _values(tags: Any, keyword: str) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else [str(part) for part in value]
 
 
-def _one_series(folder: str | os.PathLike, case: str) -> list[_Image]:
-    """Returns the images of the one series of CT in a folder."""
+def _one_series(folder: str | os.PathLike, case: str, modalities: Sequence[str]) -> list[_Image]:
+    """Returns the images of the one series of some modalities in a folder."""
     series: dict[str, list[_Image]] = {}
     for image in _read_images(folder, case):
         series.setdefault(str(image.tags.get("SeriesInstanceUID") or ""), []).append(image)
-    scans = {uid: members for uid, members in series.items() if members[0].kind == "CT" and len(members) > 1}
+    scans = {uid: members for uid, members in series.items() if members[0].kind in modalities and len(members) > 1}
     if len(series) > 1 and len(scans) == 1:
         (chosen,) = scans
         others = Counter(members[0].kind or "unknown" for uid, members in series.items() if uid != chosen)
         passed = ", ".join(f"{count} of {kind}" for kind, count in others.items())
-        logger.info("%s: takes the CT of %d images, passes over other series: %s", case, len(scans[chosen]), passed)
-        return scans[chosen]
+        scan, kind = scans[chosen], scans[chosen][0].kind
+        logger.info("%s: takes the %s of %d images, passes over other series: %s", case, kind, len(scan), passed)
+        return scan
     if len(series) == 1:
         return next(iter(series.values()))
     listed = []
@@ -311,7 +337,8 @@ def _one_series(folder: str | os.PathLike, case: str) -> list[_Image]:
     studies = len({str(m.tags.get("StudyInstanceUID") or "") for uid in (scans or series) for m in series[uid]})
     of_studies = f" of {studies} studies" if studies > 1 else ""
     msg = (
-        f"{_about(folder, case)}: holds {len(listed)} series{of_studies}, expected one of CT: {first_names(listed)}; "
+        f"{_about(folder, case)}: holds {len(listed)} series{of_studies}, expected one of {' or '.join(modalities)}: "
+        f"{first_names(listed)}; "
         "move one series into a folder of its own and give that"
     )
     raise InputError(msg)
@@ -352,12 +379,14 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else "\\".join(map(str, value)) if hasattr(value, "__iter__") else str(value)
 
 
-def _read_grid(folder: str | os.PathLike, case: str) -> _Grid:
-    """Returns the sorted files of the one CT series in a folder, and its grid."""
-    images = _one_series(folder, case)
+def _read_grid(folder: str | os.PathLike, case: str, modalities: Sequence[str] = CT, pixels: bool = True) -> Series:
+    """Returns the sorted files of the one scan in a folder, and its grid; the pixels, too, are to be read or not."""
+    images = _one_series(folder, case, modalities)
     first = images[0]
     for image in images:
-        _check_kind(image, case)
+        _check_kind(image, case, modalities)
+        if pixels:
+            _check_pixels(image, case)
     if len(images) < 2:
         msg = f"{_about(folder, case)}: holds 1 slice, expected a volume of at least 2; give the whole series"
         raise InputError(msg)
@@ -365,7 +394,8 @@ def _read_grid(folder: str | os.PathLike, case: str) -> _Grid:
     pixel_size = _numbers(first, "pixel size", 2, case)
     for image in images[1:]:
         _check_like_first(image, first, cosines, pixel_size, case)
-    _check_rescale(images, folder, case)
+    if pixels:
+        _check_rescale(images, folder, case)
     positions = np.stack([_numbers(image, "position", 3, case) for image in images])
     normal = np.cross(cosines[:3], cosines[3:])
     order = np.argsort(positions @ normal, kind="stable")
@@ -377,22 +407,29 @@ def _read_grid(folder: str | os.PathLike, case: str) -> _Grid:
     affine[:3] = np.stack([cosines[:3] * pixel_size[1], cosines[3:] * pixel_size[0], step, origin], axis=1)
     shape = (*first.size, len(images))
     header = VolumeHeader(str(folder), shape, orientation_ras_lps(affine), orientation="DICOM")
-    return _Grid([image.path for image in images], header)
+    return Series([image.path for image in images], header)
 
 
-def _check_kind(image: _Image, case: str) -> None:
-    """Checks that an image is one slice of CT, whose pixels can be read here."""
-    modality = image.tags.get("Modality") or "unknown"
-    if modality != "CT":
-        msg = f"{where(case, image.path)}: its modality is {modality}, expected CT; give the folder of a CT series"
+def _check_kind(image: _Image, case: str, modalities: Sequence[str]) -> None:
+    """Checks that an image is one slice of a scan."""
+    modality, wanted = image.tags.get("Modality") or "unknown", " or ".join(modalities)
+    if modality not in modalities:
+        msg = (
+            f"{where(case, image.path)}: its modality is {modality}, expected {wanted}; "
+            f"give the folder of a series of {wanted}"
+        )
         raise InputError(msg)
     frames = int(image.tags.get("NumberOfFrames") or 1)
     if frames != 1:
         msg = (
             f"{where(case, image.path)}: holds {frames} frames, expected one slice a file; "
-            "export it as classic CT, or convert it to NIfTI"
+            f"export it as classic {modality}, or convert it to NIfTI"
         )
         raise InputError(msg)
+
+
+def _check_pixels(image: _Image, case: str) -> None:
+    """Checks that the pixels of an image can be read here."""
     syntax = image.tags.file_meta.TransferSyntaxUID
     if not _can_decode(syntax):
         packed = f"its pixels are {syntax.name} ({syntax}), not to be read with the packages here"

@@ -21,7 +21,7 @@ from custom_nets.errors import InputError
 logger = logging.getLogger(__name__)
 
 _ENTRY = "custom_nets"
-"""Where a state dict's metadata, which PyTorch keeps for the versions of layers, holds the settings."""
+"""Entry of the settings in a state dict's metadata, which PyTorch keeps for the versions of layers."""
 
 ADAPTABLE = frozenset({"crop_size", "label_scheme"})
 """Keys that may differ from the training's in inference: the window that slides over the image, the numbers written."""
@@ -92,7 +92,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 def take_over(parser: ConfigParser, typed: Collection[str], folder: str | Path) -> None:
     """Sets the keys that describe a model, and that nobody typed, to what `load_model` was trained with.
 
-    A typed key that differs stays, for `check_settings` to judge. What is taken is told in a line each.
+    A typed key that differs stays, for `check_settings` to judge. What is taken is told in one line.
 
     Args:
         parser: of the configs of a run; the keys are those of `model_keys`.
@@ -113,13 +113,16 @@ def take_over(parser: ConfigParser, typed: Collection[str], folder: str | Path) 
         )
         raise InputError(msg)
     files = [ConfigParser.load_config_file(file) for file in Path(folder).glob("*.json")]
+    taken = []
     for name in parser["model_keys"] if trained else ():
         if name not in trained or name not in parser or same(parser[name], trained[name]):
             continue
         if name in typed or not any(same(parser[name], file[name]) for file in files if name in file):
             continue
-        logger.info("%s is %s, as %s was trained (config: %s)", name, trained[name], path, parser[name])
+        taken.append(f"{name} {_shown(trained[name])} (config: {_shown(parser[name])})")
         parser[name] = trained[name]
+    if taken:
+        logger.info("as %s was trained: %s", path, ", ".join(taken))
 
 
 def check_settings(path: str | Path, state: Mapping[str, Tensor], keys: Mapping[str, Any], strict: bool) -> None:

@@ -22,8 +22,27 @@ from custom_nets.io.orientation import forms_apart, forms_as_text, millimetres_a
 AFFINE_TOLERANCE = 1e-3
 """Two grids are one when no entry of their affines (mm, mm per voxel) differs by more."""
 
-READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
-"""What nibabel raises on a file that it cannot read."""
+open_gzip: Any = gzip.open
+_UNPACK_ERRORS: tuple[type[Exception], ...] = (zlib.error,)
+try:
+    from isal import igzip, isal_zlib
+except ImportError:
+    pass
+else:  # unpacks in half the time, and tells damage as the standard library does
+    open_gzip = igzip.open
+    _UNPACK_ERRORS = (zlib.error, isal_zlib.error)  # type: ignore[assignment]
+
+_CUT_SHORT: tuple[type[Exception], ...] = (EOFError, OSError, *_UNPACK_ERRORS)
+
+READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    *_UNPACK_ERRORS,
+    ImageFileError,
+    HeaderDataError,
+)
+"""Exceptions of nibabel on a file that it cannot read."""
 
 SUFFIXES = (".nii.gz", ".nii")
 """The files read, the preferred suffix first."""
@@ -269,7 +288,7 @@ def _voxels(proxy: Any, dtype: DTypeLike | None, out: np.ndarray | None) -> np.n
 
 def _open(path: str | os.PathLike) -> Any:
     """Opens a file for reading, unpacked on the way where its name says gzip."""
-    return gzip.open(path, "rb") if str(path).lower().endswith(".gz") else open(path, "rb")
+    return open_gzip(path, "rb") if str(path).lower().endswith(".gz") else open(path, "rb")
 
 
 def _bytes_held(path: str | os.PathLike, promised: int) -> int:
@@ -288,11 +307,11 @@ def _bytes_held(path: str | os.PathLike, promised: int) -> int:
 def _count_unpacked(path: str | os.PathLike, enough: int) -> int:
     """Returns the bytes that unpack from a gzip file, at most about `enough`; several members count together."""
     count = 0
-    with gzip.open(path, "rb") as file:
+    with open_gzip(path, "rb") as file:
         while count < enough:
             try:
                 chunk = file.read1(_CHUNK)
-            except (EOFError, OSError, zlib.error):
+            except _CUT_SHORT:
                 break
             if not chunk:
                 break

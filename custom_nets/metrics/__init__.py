@@ -1,8 +1,15 @@
 """Metrics that MONAI lacks."""
 
-from custom_nets.metrics.lesions import RegionLesionDice, compute_lesion_dice
+from custom_nets.metrics.detection import count_detections
+from custom_nets.metrics.lesions import (
+    RegionLesionDice,
+    RegionLesionHausdorff95,
+    compute_lesion_dice,
+    compute_lesion_hausdorff95,
+    count_lesions,
+)
 from custom_nets.metrics.points import PointOverlap
-from custom_nets.metrics.regions import RegionDice, RegionHausdorff95, RegionIoU
+from custom_nets.metrics.regions import RegionDice, RegionHausdorff95, RegionIoU, RegionSurfaceDice
 from custom_nets.metrics.report import SaveCaseMetrics, write_case_metrics
 
 __all__ = [
@@ -11,7 +18,12 @@ __all__ = [
     "RegionHausdorff95",
     "RegionIoU",
     "RegionLesionDice",
+    "RegionLesionHausdorff95",
+    "RegionSurfaceDice",
     "SaveCaseMetrics",
     "compute_lesion_dice",
+    "compute_lesion_hausdorff95",
+    "count_detections",
+    "count_lesions",
     "write_case_metrics",
 ]

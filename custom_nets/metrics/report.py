@@ -16,6 +16,7 @@ from monai.utils import convert_to_numpy, optional_import
 from custom_nets.distributed import gather_items
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
+from custom_nets.metrics.summary_picture import draw_summary
 from custom_nets.transforms.saving.meshes import case_and_affine
 from custom_nets.transforms.saving.volumes import region_millilitres
 
@@ -57,7 +58,7 @@ def write_case_metrics(
     regions: Sequence[str],
     columns: Mapping[str, np.ndarray],
     left_out: Sequence[str] = (),
-) -> None:
+) -> dict[str, Any]:
     """Writes `metrics.csv` (one row a case and region) and `metrics.json` (the same, and the summary of each region).
 
     A case that is there twice with equal numbers, as a distributed sampler repeats cases to make ranks even, is written
@@ -70,6 +71,9 @@ def write_case_metrics(
         regions: R region names.
         columns: name of a column to its numbers `[N, R]`, in the order of the columns.
         left_out: why other cases have no numbers, a line each; the JSON holds them under `left_out`.
+
+    Returns:
+        The content of `metrics.json`.
 
     Raises:
         InputError: when an array is not `[N, R]`.
@@ -85,7 +89,7 @@ def write_case_metrics(
     kept = _first_of_each(cases, table)
     names, shown = [cases[i] for i in kept], table[kept]
     _write_csv(Path(output_dir) / "metrics.csv", names, regions, tuple(columns), shown)
-    _write_json(Path(output_dir) / "metrics.json", names, regions, tuple(columns), shown, left_out)
+    return _write_json(Path(output_dir) / "metrics.json", names, regions, tuple(columns), shown, left_out)
 
 
 def _first_of_each(cases: Sequence[str], table: np.ndarray) -> list[int]:
@@ -114,7 +118,7 @@ def _write_json(
     columns: Sequence[str],
     table: np.ndarray,
     left_out: Sequence[str],
-) -> None:
+) -> dict[str, Any]:
     def named(numbers: np.ndarray) -> dict[str, float | None]:
         return dict(zip(columns, map(_number, numbers), strict=True))
 
@@ -133,6 +137,7 @@ def _write_json(
     }
     with atomic_file(path) as file:
         file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return report
 
 
 class _Measured(NamedTuple):
@@ -144,14 +149,16 @@ class _Measured(NamedTuple):
 
 
 class SaveCaseMetrics:
-    """Handler that writes `metrics.csv` and `metrics.json` when an evaluator has seen all cases; first rank only.
+    """Handler that writes `metrics.csv`, `metrics.json` and `summary.png` when an evaluator has seen all cases.
+
+    The first rank alone writes; without matplotlib there is no picture.
 
     The numbers of each case come from `engine.state.metric_details`, where `monai.handlers.IgniteMetricHandler` leaves
-    them; the volumes are measured here. Columns: case, region, the metrics, `label_ml`, `prediction_ml`. MONAI's
-    `MetricsSaver` writes another `metrics.csv`: give it another folder.
+    them; the volumes are measured here. Columns: case, region, the metrics, `volume_error_ml`, `label_ml`,
+    `prediction_ml`. MONAI's `MetricsSaver` writes another `metrics.csv`: give it another folder.
 
     Args:
-        output_dir: folder of the two files.
+        output_dir: folder of the three files.
         regions: name of each channel.
         metrics: name of a metric in the evaluator to the column it fills, such as `{"val_mean_dice": "dice"}`; a
             sequence of names keeps them as they are; None takes every metric with one number a case and region.
@@ -208,11 +215,15 @@ class SaveCaseMetrics:
             return
         cases = [one.case for one in measured]
         columns = self._columns(getattr(engine.state, "metric_details", {}), len(cases))
-        columns |= {
-            "label_ml": np.array([one.label for one in measured]),
-            "prediction_ml": np.array([one.prediction for one in measured]),
-        }
-        write_case_metrics(self.output_dir, cases, self.regions, columns, left_out)
+        label, prediction = (
+            np.array(ml).reshape(-1, len(self.regions))
+            for ml in ([one.label for one in measured], [one.prediction for one in measured])
+        )
+        columns |= {"volume_error_ml": prediction - label, "label_ml": label, "prediction_ml": prediction}
+        report = write_case_metrics(self.output_dir, cases, self.regions, columns, left_out)
+        if cases and optional_import("matplotlib")[1]:
+            with atomic_file(self.output_dir / "summary.png") as file:
+                draw_summary(report).savefig(file, format="png", dpi=100)
 
     def _columns(self, details: Mapping[str, Any], cases: int) -> dict[str, np.ndarray]:
         """Picks the metrics to be written, each `[N, R]`."""

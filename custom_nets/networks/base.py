@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from custom_nets.errors import InputError
 from custom_nets.networks.export_ops import grid_points, is_exporting
 from custom_nets.networks.geometry import plain_tensor
+from custom_nets.networks.modality_dropout import ModalityDropout
 from custom_nets.networks.torchscript import ScriptedOccupancyNetwork
 
 Decoder = Callable[[Tensor], Tensor]
@@ -109,7 +110,7 @@ def check_occupancy_network(network: Any, user: str) -> OccupancyNetwork:
 
 
 def divisor_of(network: Any) -> int:
-    """What the sides of an image must be multiples of, as any network may declare it (`divisor`); else 1."""
+    """Returns the number that sides of an image must be multiples of, a network's `divisor`; 1 where it has none."""
     own = network if hasattr(network, "divisor") else getattr(network, "module", network)
     return int(getattr(own, "divisor", 1))
 
@@ -122,20 +123,22 @@ def working_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
 
 
 class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
-    """What our occupancy networks share: training and dense forward, the choice of uncertain points, scripting.
+    """Base of our occupancy networks: training and dense forward, the choice of uncertain points, scripting.
 
     A subclass writes `encode` and `decode` and sets `in_channels`. For export, both are made of operations that hold
     for all sizes while `export_ops.is_traced()`, and a latent is a named tuple of tensors, tuples of tensors and None.
 
     Args:
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
     """
 
     in_channels: int
 
-    def __init__(self, points_per_chunk: int) -> None:
+    def __init__(self, points_per_chunk: int, modality_dropout: float = 0.0) -> None:
         super().__init__()
         self.points_per_chunk = points_per_chunk
+        self.modality_dropout = ModalityDropout(modality_dropout)
 
     def prepare_decoder(self, latent: Any, image: Tensor, dtype: torch.dtype | None = None) -> Decoder:
         """`decode` of one volume without gradient, see `OccupancyNetwork.prepare_decoder`."""
@@ -164,6 +167,8 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
             without them). With candidates also the indices `[B, N - candidates + uncertain]` of the decoded points.
             Without points: dense logits `[B, R, H, W, D]`.
         """
+        if self.training:  # the encoder and the neighbourhoods of the points lack the same ones
+            image = self.modality_dropout(image)
         latent = self.encode(image)
         if points is None:
             return self.decode_dense(latent, image)
@@ -174,7 +179,7 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
         return self.decode(latent, image, points), latent.segmentation, chosen
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` takes instead of this network."""
+        """Returns the module that `torch.jit.script` takes instead of this network."""
         return ScriptedOccupancyNetwork(self)
 
     def _choose(self, latent: Any, image: Tensor, points: Tensor, candidates: int, uncertain: int) -> Tensor:

@@ -78,7 +78,7 @@ def _unknown_number(count: Tensor) -> int:
 
 
 def _resizing_matrix(size: int, cells: int, like: Tensor) -> Tensor:
-    """What each of the cells is made of `[cells, size]`: the mean of its voxels, where there are fewer trilinear."""
+    """Weights `[cells, size]` of the voxels in each cell: their mean, or trilinear where voxels are fewer."""
     cell = torch.arange(cells, device=like.device)[:, None]
     voxel = torch.arange(size, device=like.device)[None]
     # The cells of adaptive pooling.

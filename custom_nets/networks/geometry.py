@@ -1,4 +1,4 @@
-"""Where points and voxels lie: sides, coordinates and spacings of images, and images on coarser grids."""
+"""Sides, coordinates and spacings of images, and images on coarser grids."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def image_sides(image: Tensor) -> Tensor:
 
 
 def unit_steps(image: Tensor) -> Tensor:
-    """How far a voxel of each axis is in unit coordinates, float32 `[3]`; the first voxel is at -1, the last at 1."""
+    """Returns a voxel's step in unit coordinates, float32 `[3]`; the first voxel is at -1, the last at 1."""
     return 2 / (image_sides(image) - 1).clamp(min=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,11 @@ class ModalityDropout(nn.Module):
             raise InputError(msg)
         self.probability = probability
         self.register_buffer("trained", torch.tensor(probability > 0))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes a model that does not tell for one that was trained with all modalities: older ones are."""
+        state_dict.setdefault(f"{prefix}trained", torch.tensor(False))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, image: Tensor) -> Tensor:
         """Drops modalities."""

@@ -1,4 +1,4 @@
-"""What `torch.jit.script` makes of our networks: traced parts, and the code that joins them."""
+"""Networks for `torch.jit.script`: traced parts, and the code that joins them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def latent_tensors(latent: Any) -> dict[str, Tensor]:
 
 
 class LatentLayout(NamedTuple):
-    """How a latent is made of the tensors that `latent_tensors` gives.
+    """Structure of a latent, which is made again of the tensors that `latent_tensors` gives.
 
     Attributes:
         kind: class of the latent, a named tuple.

@@ -1,4 +1,4 @@
-"""What a person at the keyboard uses and no packed bundle carries: commands, phantoms, conversion, packing, export."""
+"""Tools at the keyboard, which no packed bundle carries: commands, phantoms, conversion, packing, export."""
 
 from importlib import import_module
 from typing import Any
@@ -24,7 +24,7 @@ _MODULES = {
     "write_bundle": "bundle_builder",
     "write_submission": "submission",
 }
-"""Where each public name is; imported when it is asked for, so that `custom-nets --help` imports no torch."""
+"""Module of each public name; imported when it is asked for, so that `custom-nets --help` imports no torch."""
 
 
 def __getattr__(name: str) -> Any:

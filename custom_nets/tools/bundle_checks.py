@@ -1,4 +1,4 @@
-"""What must be right in a bundle before others are given it: files, metadata, configs that agree, packages, weights."""
+"""Checks of a bundle before others are given it: files, metadata, configs that agree, packages, weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ZOO_KEYS = (
     *("copyright", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use"),
     "references",
 )
-"""What MONAI's model zoo wants in metadata.json beside what MONAI itself requires."""
+"""Entries of metadata.json that MONAI's model zoo wants beside those that MONAI itself requires."""
 
 _CORE = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from custom_nets.bundle_keys import RENAMED, check_keys, set_keys
 from custom_nets.errors import InputError
 from custom_nets.io.files import parse_json_object
 from custom_nets.io.model_settings import take_over
+from custom_nets.logs import quiet
 
 METADATA = "configs/metadata.json"
 
 STEPS = {"training": ("train",), "evaluating": ("train", "evaluate"), "inferring": ("inference",)}
-"""What can be run of every bundle, and the config files that it takes."""
+"""Steps of every bundle, and the config files that each takes."""
 
 
 def read_metadata(bundle: str | Path) -> dict[str, Any]:
@@ -59,6 +61,8 @@ def run_bundle(
 ) -> None:
     """Runs a bundle through MONAI, after the checks that come too late within a run: of files and of nested keys.
 
+    What MONAI and others warn of is shown with the key `verbose` alone.
+
     Args:
         bundle: its folder.
         step: `training`, `evaluating` or `inferring`.
@@ -68,11 +72,14 @@ def run_bundle(
     Raises:
         InputError: when a file is missing or cannot be read, or a key leads nowhere.
     """
+    given = keys or {}
     files = config_files(bundle, (*STEPS[step], *ensure_tuple(configs)))
-    trial = ConfigParser()
-    trial.read_config([str(file) for file in files])
-    set_keys(trial, {key: value for key, value in (keys or {}).items() if key not in RENAMED})
-    monai.bundle.run(step, config_file=[str(file) for file in files], **(keys or {}))
+    with quiet():
+        trial = ConfigParser()
+        trial.read_config([str(file) for file in files])
+    set_keys(trial, {key: value for key, value in given.items() if key not in RENAMED})
+    with nullcontext() if str(given.get("verbose")).lower() == "true" else quiet():
+        monai.bundle.run(step, config_file=[str(file) for file in files], **given)
 
 
 def read_bundle(
@@ -94,7 +101,8 @@ def read_bundle(
     metadata = read_metadata(bundle)
     files = config_files(bundle, ("inference", *ensure_tuple(configs)))
     parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
+    with quiet():
+        parser.read_config([str(file) for file in files])
     parser.update({"bundle_root": str(bundle)})
     set_keys(parser, keys or {})
     check_keys(parser, Path(bundle) / "configs", keys or {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from json import dumps
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from custom_nets.tools.command_line import Verb, run_command
 
 def phantom(
     dataset: Literal["brats", "lits"],
-    directory: str,
+    output_dir: str,
     cases: int = 16,
     shape: tuple[int, ...] | None = None,
     seed: int = 0,
@@ -28,7 +27,7 @@ def phantom(
 
     Args:
         dataset: brats (BraTS 2020: four modalities and a label a case) or lits (LiTS 2017: abdominal CT and a label).
-        directory: folder to write to.
+        output_dir: folder to write to.
         cases: number of cases.
         shape: of brats, voxels along the three axes (240 240 155).
         seed: the same seed gives the same cases.
@@ -40,36 +39,36 @@ def phantom(
     from custom_nets.tools.phantoms.brain import write_brain_phantoms
 
     if dataset == "brats":
-        _refuse(dataset, spacing=spacing)
-        write_brain_phantoms(directory, cases, shape or (240, 240, 155), seed, style=style)
+        _refuse_for(f"phantoms of {dataset}", spacing=spacing)
+        write_brain_phantoms(output_dir, cases, shape or (240, 240, 155), seed, style=style)
     else:
-        _refuse(dataset, shape=shape, style=None if style == "standard" else style)
-        write_abdomen_phantoms(directory, cases, spacing, seed)
-    print(f"{cases} synthetic cases are in {directory}")
+        _refuse_for(f"phantoms of {dataset}", shape=shape, style=None if style == "standard" else style)
+        write_abdomen_phantoms(output_dir, cases, spacing, seed)
+    print(f"{cases} synthetic cases are in {output_dir}")
 
 
-def _refuse(dataset: str, **options: object) -> None:
+def _refuse_for(what: str, **options: object) -> None:
     """Refuses options that would have no effect."""
     for name, value in options.items():
         if value is not None:
-            msg = f"--{name} has no effect on phantoms of {dataset}; leave it out"
+            msg = f"--{name} has no effect on {what}; leave it out"
             raise InputError(msg)
 
 
-def download(task: str, directory: str) -> None:
+def download(task: str, output_dir: str) -> None:
     """Downloads a data set of the Medical Segmentation Decathlon (open, no account needed).
 
     Args:
         task: such as Task01_BrainTumour (7 GB) or Task03_Liver (27 GB).
-        directory: folder to unpack to.
+        output_dir: folder to unpack to.
     """
     from custom_nets.tools.download import download_msd
 
-    print(f"{task} is in {download_msd(task, directory)}")
+    print(f"{task} is in {download_msd(task, output_dir)}")
 
 
 def check(
-    directory: str,
+    dataset_dir: str,
     dataset: str | None = None,
     modalities: tuple[str, ...] | None = None,
     missing_modalities: bool = False,
@@ -78,7 +77,7 @@ def check(
     """Tells what is recognised in a folder of cases, why, and lists every fault.
 
     Args:
-        directory: as `dataset_dir` of the bundles.
+        dataset_dir: folder of cases, as for infer and train.
         dataset: name or file of the record of the data set; default: it is recognised.
         modalities: channels that a model sees, such as FLAIR,T1,T1ce,T2; default: those of the data set.
         missing_modalities: whether a case may lack modalities, for a model trained with modality_dropout.
@@ -90,7 +89,7 @@ def check(
     from custom_nets.datasets.datalists import items_of
     from custom_nets.tools.case_checks import check_voxels_of_case
 
-    found = recognise(directory, dataset, modalities)
+    found = recognise(dataset_dir, dataset, modalities)
     items = items_of(found, modalities, missing_modalities)
     record = found[0].record if len(found) == 1 else None
     names = modalities or (record.channel_names if record else None)
@@ -99,8 +98,7 @@ def check(
     )
     good, faults = check_datalist(items, check_one, max_workers=2 if voxels else 8)  # scans of CT may be large
     for entry in found:
-        name = f"{entry.record.title} ({entry.record.name})" if entry.record else "of an unknown data set"
-        print(f"{len(entry.cases)} cases: {name}; recognised by: {entry.reason}")
+        print(entry.line)
         if entry.record:
             labels = entry.record.labels
             numbers = ", ".join(f"{number} {meaning}" for number, meaning in labels.names) if labels else "none"
@@ -117,12 +115,12 @@ def check(
         raise InputError(msg)
 
 
-def stack(case: str, output: str, dataset: str | None = None, modalities: tuple[str, ...] | None = None) -> None:
+def stack(case: str, output_file: str, dataset: str | None = None, modalities: tuple[str, ...] | None = None) -> None:
     """Stacks the files of a case, one a modality, into one 4D file, as MONAI Label needs it.
 
     Args:
         case: folder of one case.
-        output: file to write (.nii.gz).
+        output_file: file to write (.nii.gz).
         dataset: name or file of the record of the data set; default: it is recognised.
         modalities: channels in order, such as FLAIR,T1,T1ce,T2; default: those of the data set.
     """
@@ -133,7 +131,7 @@ def stack(case: str, output: str, dataset: str | None = None, modalities: tuple[
     if len(items) != 1 or isinstance(items[0]["image"], str):
         msg = f"{case}: expected the folder of one case with a file a modality, found {len(items)} cases"
         raise InputError(msg)
-    print(f"wrote {stack_case(items[0]['image'], output, modalities)}")
+    print(f"wrote {stack_case(items[0]['image'], output_file, modalities)}")
 
 
 def convert_ossnet(source: str, target: str, variant: str = "c", dataset: Literal["brats", "lits"] = "brats") -> None:
@@ -165,25 +163,25 @@ def convert_segresnet(source: str, target: str) -> None:
     print(f"wrote {target}; use it with --init_filters {net.init_filters} --final_norm true")
 
 
-def submission(results: str, output: str, *, release: int, dataset_dir: str | None = None) -> None:
+def submission(results_dir: str, output_file: str, *, release: int, dataset_dir: str | None = None) -> None:
     """Checks the results of an inference for the challenge, and packs them when there is no fault.
 
     Args:
-        results: output_dir of the inference.
-        output: zip file to write.
+        results_dir: output_dir of the inference.
+        output_file: zip file to write.
         release: year of the challenge, 2018 to 2024.
         dataset_dir: the cases that were inferred; needed for results that no bundle of ours wrote.
     """
     from custom_nets.tools.submission import write_submission
 
     try:
-        number = write_submission(results, output, release, dataset_dir)
+        number = write_submission(results_dir, output_file, release, dataset_dir)
     except InputError as error:
         summary, *faults = str(error).splitlines()
         for fault in faults:
             print(f"fault: {fault}")
         raise InputError(summary.removesuffix(":")) from None
-    print(f"wrote {output}: {number} cases, no fault found")
+    print(f"wrote {output_file}: {number} cases, no fault found")
 
 
 def scores(file: str) -> None:
@@ -197,23 +195,133 @@ def scores(file: str) -> None:
     print(format_scores(file))
 
 
-def run(
+def folds(folder: str, score: str = "dice", json: str | None = None) -> None:
+    """Sums up the folds of a cross-validation, and compares their ensemble with each one where both were tested.
+
+    Args:
+        folder: of the bundle, or the one that holds the evaluations fold_0, fold_1 and so on.
+        score: a column of metrics.csv, such as dice, iou or hd95_mm.
+        json: file that the table is written to, as JSON.
+    """
+    from custom_nets.tools.fold_table import format_folds, format_folds_json, sum_up_folds
+
+    summary = sum_up_folds(folder, score)
+    if json is not None:
+        Path(json).write_text(format_folds_json(summary), encoding="utf-8")
+    print(format_folds(summary))
+
+
+def dicom(
+    result: str,
+    series: str,
+    output: str,
+    *,
+    formats: tuple[Literal["seg", "rtstruct"], ...] = ("seg", "rtstruct"),
+    dataset: str | None = None,
+    segments: Literal["regions", "labels"] = "regions",
+    bundle: str = "",
+    resample: bool = False,
+) -> None:
+    """Writes a label map as DICOM SEG and RT Structure Set on the series that was segmented.
+
+    Args:
+        result: NIfTI file of a label map, or the folder of a case that a bundle wrote.
+        series: folder of a DICOM series of CT, MR or PET.
+        output: folder of the files, <case>_seg.dcm and <case>_rtstruct.dcm.
+        formats: seg, rtstruct.
+        dataset: name or file of the record of the label numbers; default: that of a bundle's result.
+        segments: regions, which may lie within each other, or labels, one a number.
+        bundle: folder of the bundle that made it, whose name and version are written.
+        resample: bring a result on another grid onto that of the series.
+    """
+    from custom_nets.tools.dicom_results import convert_to_dicom
+
+    print("\n".join(convert_to_dicom(result, series, output, formats, dataset, segments, bundle, resample)))
+
+
+def infer(
     bundle: str,
-    step: Literal["training", "evaluating", "inferring"],
+    input: tuple[str, ...],  # noqa: A002 (the word that people type)
+    output_dir: str,
+    *,
     configs: tuple[str, ...] = (),
     **keys: object,
 ) -> None:
-    """Runs a bundle as `python -m monai.bundle run` does, and tells first what it cannot find or read.
+    """Infers cases with a trained bundle: label map, meshes, volumes and picture of each.
 
     Args:
         bundle: folder of the bundle.
-        step: training, evaluating or inferring.
+        input: folder of cases, folder of one case, or files: each a case, or one a modality of one case.
+        output_dir: folder of the results.
         configs: of the bundle, after the main one, such as variant (with commas between them).
-        keys: keys of the configs: `--dataset_dir FOLDER`, `--epochs 3`.
+        keys: keys of the bundle, as its docs/README.md lists them: `--save_probabilities true`.
     """
-    from custom_nets.tools.bundle_config import run_bundle
+    from custom_nets.tools.running import infer_with_bundle
 
-    run_bundle(bundle, step, configs, keys)
+    infer_with_bundle(bundle, input, output_dir, configs, keys)
+
+
+def train(bundle: str, dataset_dir: str, *, configs: tuple[str, ...] = (), **keys: object) -> None:
+    """Trains a bundle on labelled cases.
+
+    Args:
+        bundle: folder of the bundle.
+        dataset_dir: folder of the labelled cases.
+        configs: of the bundle, after the main one, such as variant (with commas between them).
+        keys: keys of the bundle, as its docs/README.md lists them: `--epochs 100`.
+    """
+    from custom_nets.tools.running import train_bundle
+
+    train_bundle(bundle, dataset_dir, configs, keys)
+
+
+def evaluate(
+    results_dir: str,
+    dataset_dir: str,
+    *,
+    output_dir: str | None = None,
+    configs: tuple[str, ...] = (),
+    **keys: object,
+) -> None:
+    """Scores results against labels; given a bundle in place of results, infers the labelled cases first.
+
+    Args:
+        results_dir: folder of results, ours or another program's (<case>.nii.gz, <case>/<case>_prediction.nii.gz); or
+            folder of a bundle.
+        dataset_dir: folder of the labelled cases; of results also a folder of label files.
+        output_dir: folder of metrics.csv and metrics.json (default: results_dir; of a bundle its eval).
+        configs: of a bundle, after the main ones, such as variant (with commas between them).
+        keys: of results: `--dataset RECORD` or `--labels 'WT=1,2,4 ET=4'` (what the numbers mean; default: recognised),
+            `--results_dataset RECORD` (where the results have other numbers), `--regions WT,ET`, `--missing refuse`
+            (or leave_out, empty), `--tolerance 1` (mm, of surface Dice), `--lesion_dilation 3` (mm),
+            `--lesion_min_ml 0.05`; of a bundle: its keys, such as `--evaluation_section all` for every case of
+            dataset_dir.
+    """
+    from custom_nets.tools.running import evaluate_bundle, evaluate_results, is_bundle
+
+    if is_bundle(results_dir):
+        places = {} if output_dir is None else {"output_dir": output_dir}
+        evaluate_bundle(results_dir, dataset_dir, configs, {**places, **keys})
+        return
+    _refuse_for("results", configs=configs or None)
+    print(evaluate_results(results_dir, dataset_dir, output_dir or results_dir, keys))
+
+
+def bundles(name: str | None = None, *, output_dir: str = ".") -> None:
+    """Lists the bundles that come with this package, or copies one to work on.
+
+    Args:
+        name: of the bundle to copy, as `--name ossnet_brats`; default: all are listed.
+        output_dir: folder that the copy is put into.
+    """
+    from custom_nets.tools.shipped_bundles import copy_bundle, shipped_bundles
+
+    if name is None:
+        for bundle, metadata in shipped_bundles().items():
+            print(f"{bundle:<14}{metadata['task']}")
+        print("custom-nets bundles --name NAME copies one, without weights, into --output_dir")
+        return
+    print(f"{name} is in {copy_bundle(name, output_dir)}; its docs/README.md tells how to run it")
 
 
 def memory(
@@ -283,18 +391,18 @@ def new(
     print(f"{format_plan(plan)}\nwrote {place}; its docs/README.md tells how to run it")
 
 
-def pack(bundle: str, out: str = "dist", untrained: bool = False, url: str = "") -> None:
+def pack(bundle: str, output_dir: str = "dist", untrained: bool = False, url: str = "") -> None:
     """Packs a bundle as a zip file for others, when it has no fault, and enters it into models/model_info.json.
 
     Args:
         bundle: folder of the bundle.
-        out: folder of the release.
+        output_dir: folder of the release.
         untrained: whether the bundle may lack weights.
         url: address under which the zip will lie, such as that of a GitHub release's files.
     """
     from custom_nets.tools.packing import pack_bundle
 
-    file = pack_bundle(bundle, out, untrained, url)
+    file = pack_bundle(bundle, output_dir, untrained, url)
     print(f"wrote {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -321,7 +429,7 @@ def fetch(
 def export(
     bundle: str,
     *,
-    out: str,
+    output_dir: str,
     format: Literal["onnx", "torchscript"] = "onnx",  # noqa: A002 (the word that people type)
     configs: tuple[str, ...] = (),
     shape: tuple[int, ...] | None = None,
@@ -333,7 +441,7 @@ def export(
 
     Args:
         bundle: folder of the bundle.
-        out: folder to write to: network.onnx, of OSS-Net also encoder.onnx and decoder.onnx (or .ts).
+        output_dir: folder to write to: network.onnx, of OSS-Net also encoder.onnx and decoder.onnx (or .ts).
         format: onnx or torchscript.
         configs: of the bundle, after inference.json, such as variant (with commas between them).
         shape: voxels along the three axes of the image that is traced.
@@ -344,7 +452,7 @@ def export(
     from custom_nets.tools.export.bundle import export_bundle, format_exports
 
     sizes = {} if shape is None else {"shape": shape}
-    files = export_bundle(bundle, out, format, configs, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
+    files = export_bundle(bundle, output_dir, format, configs, dynamic=dynamic, untrained=untrained, keys=keys, **sizes)
     print(format_exports(files))
 
 
@@ -360,10 +468,13 @@ def info(json: bool = False) -> None:
 
 
 def _facts() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
     import torch
 
     facts = {"custom-nets": custom_nets.__version__, "python": platform.python_version(), "system": platform.platform()}
-    for package in ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "itk", "matplotlib"):
+    packages = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "PyMCubes", "pydicom", "highdicom", "itk")
+    for package in (*packages, "matplotlib"):
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -373,23 +484,28 @@ def _facts() -> dict[str, str]:
     return facts
 
 
-ABOUT = "Data, weights and releases of the bundles; training and inference are `python -m monai.bundle run`."
+ABOUT = "Segmentation with occupancy networks: inference, training, scores; data, weights and releases of the bundles."
 
 VERBS: dict[str, Verb] = {
+    "infer": infer,
+    "train": train,
+    "evaluate": evaluate,
     "phantom": phantom,
     "download": download,
     "check": check,
     "stack": stack,
     "scores": scores,
+    "folds": folds,
     "submission": submission,
+    "dicom": dicom,
     "convert-ossnet": convert_ossnet,
     "convert-segresnet": convert_segresnet,
-    "run": run,
     "memory": memory,
     "new": new,
     "build-bundles": build_bundles,
     "pack": pack,
     "fetch": fetch,
+    "bundles": bundles,
     "export": export,
     "info": info,
 }
@@ -399,7 +515,7 @@ def main() -> None:
     """Runs the command line; an error ends it with what a person should read, and exit status 2."""
     arguments = sys.argv[1:]
     try:
-        run_command(arguments, VERBS, "custom-nets", custom_nets.__version__, ABOUT)
+        run_command(arguments, VERBS, "custom-nets", lambda: custom_nets.__version__, ABOUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

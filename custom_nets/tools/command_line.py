@@ -20,15 +20,17 @@ from custom_nets.typed_values import NULLS, TRUTHS, alternatives, fits, shown, t
 Verb = Callable[..., None]
 
 
-def run_command(arguments: Sequence[str], verbs: Mapping[str, Verb], program: str, version: str, about: str) -> None:
+def run_command(
+    arguments: Sequence[str], verbs: Mapping[str, Verb], program: str, version: Callable[[], str], about: str
+) -> None:
     """Runs the verb that a person typed, after everything typed was understood.
 
     Args:
         arguments: as typed, without the program's name.
-        verbs: functions by their names; positional parameters without default are typed in their order, all others
-            with their names, and those of `**keys` are taken as they come.
+        verbs: functions by their names; positional parameters without default are typed in their order (a tuple takes
+            one or more) or with their names, all others with their names, and those of `**keys` as they come.
         program: name of the command.
-        version: printed for `--version`.
+        version: gives what is printed for `--version`.
         about: what the command is for.
 
     Raises:
@@ -38,7 +40,7 @@ def run_command(arguments: Sequence[str], verbs: Mapping[str, Verb], program: st
     if name in ("-h", "--help", "help"):
         print(_overview(verbs, program, about))
     elif name == "--version":
-        print(f"{program} {version}")
+        print(f"{program} {version()}")
     elif name not in verbs:
         raise InputError(_unknown(f"verb '{name}'", name, list(verbs), f"{program} --help lists them"))
     else:
@@ -59,17 +61,39 @@ def parse_arguments(verb: Verb, arguments: Sequence[str], program: str) -> dict[
     """
     hints = get_type_hints(verb)
     parameters = list(inspect.signature(verb).parameters.values())
-    parser = _parser(verb, parameters, hints, program)
     typed = [re.sub(r"^--[\w-]+", lambda name: f"--{name[0][2:].replace('-', '_')}", each) for each in arguments]
     if {"-h", "--help"} & set(typed):
         print(format_help(verb, program))
         return None
-    found, rest = parser.parse_known_args(typed)
-    values = {name: value for name, value in vars(found).items() if value is not None and name in hints}
+    typed, keys = _split_keys(typed, parameters, program)
+    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    named = {name: keys.pop(name) for name in names if name in keys}
+    parser = _parser(verb, [each for each in parameters if each.name not in named], hints, program)
+    found, rest = parser.parse_known_intermixed_args(typed)
+    if rest:
+        msg = f"'{rest[0]}' is one argument too many; {program} --help tells what it takes"
+        raise InputError(msg)
+    values = {name: value for name, value in vars(found).items() if value is not None and name in hints} | named
     given = {name: _convert(name, value, hints[name]) for name, value in values.items()}
-    takes_keys = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
-    return given | _keys(rest, known, takes_keys, program)
+    return given | {name: _read(text) for name, text in keys.items()}
+
+
+def checked_options(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was typed for the keyword-only parameters of a function, as their types.
+
+    Raises:
+        InputError: when one is unknown, or a value is not of its type.
+    """
+    hints = get_type_hints(function)
+    known = [each.name for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise InputError(_unknown(f"option --{name}", name, known, f"expected {', '.join(known)}", "--"))
+    return {name: _convert(name, _as_typed(value), hints[name]) for name, value in options.items()}
+
+
+def _as_typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def format_help(verb: Verb, program: str) -> str:
@@ -105,7 +129,9 @@ def _parser(verb: Verb, parameters: Sequence[inspect.Parameter], hints: dict[str
                 options["nargs"] = "+"
             parser.add_argument(f"--{each.name}", required=required, help=f"{text}{default}", **options)
         else:
-            parser.add_argument(each.name, help=text)
+            several = any(get_origin(kind) is tuple for kind in alternatives(hints[each.name]))
+            options = {"metavar": each.name.upper(), **({"nargs": "+"} if several else {})}
+            parser.add_argument(each.name, help=text, **options)
     parser.add_argument("--debug", nargs="?", metavar="true|false", help="whether an error shows its traceback.")
     return parser
 
@@ -159,25 +185,36 @@ def _number(text: str) -> Any:
     return text
 
 
-def _keys(rest: Sequence[str], known: Sequence[str], takes_keys: bool, program: str) -> dict[str, Any]:
-    """Returns the keys of a bundle among what no parameter took."""
-    keys: dict[str, Any] = {}
-    waiting = list(rest)
+def _split_keys(
+    typed: Sequence[str], parameters: Sequence[inspect.Parameter], program: str
+) -> tuple[list[str], dict[str, str]]:
+    """Takes out, with their values, keys of a bundle and parameters that are typed with their names but need not be."""
+    options = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY or each.default is not each.empty}
+    known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    takes_keys = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    plain: list[str] = []
+    keys: dict[str, str] = {}
+    waiting = list(typed)
     while waiting:
         option = waiting.pop(0)
         name, equals, text = option.removeprefix("--").partition("=")
-        if not option.startswith("--"):
-            msg = f"'{option}' is one argument too many; {program} --help tells what it takes"
-            raise InputError(msg)
-        if not takes_keys:
+        if not option.startswith("--") or name in {*options, "debug"}:
+            plain.append(option)
+            continue
+        if not takes_keys and name not in known:
             raise InputError(_unknown(f"option --{name}", name, known, f"{program} --help lists them", "--"))
         if not equals:
             text = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "true"
-        try:
-            keys[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            keys[name] = text
-    return keys
+        keys[name] = text
+    return plain, keys
+
+
+def _read(text: str) -> Any:
+    """Returns the value of a key of a bundle."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _unknown(what: str, name: str, known: Sequence[str], otherwise: str, prefix: str = "") -> str:

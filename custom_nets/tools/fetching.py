@@ -71,7 +71,7 @@ def fetch_bundle(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No hash value provided")  # checked above
             # Finds the archive there, unpacks it, and tells where it wants another MONAI.
-            monai.bundle.download(name=name, url=archive.as_uri(), bundle_dir=staging, progress=False)
+            monai.bundle.download(name=name, url=archive.resolve().as_uri(), bundle_dir=staging, progress=False)
         return folder / name, _replace(folder / name, Path(staging) / name)
 
 

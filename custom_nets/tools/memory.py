@@ -1,4 +1,4 @@
-"""What a bundle's inference of a volume takes in memory."""
+"""Estimate of the memory of a bundle's inference."""
 
 from __future__ import annotations
 

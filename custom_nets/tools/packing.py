@@ -20,7 +20,7 @@ CHECKSUMS = "SHA256SUMS"
 """File in every packed bundle, as `sha256sum --check` reads it."""
 
 MODEL_INFO = "models/model_info.json"
-"""Where MONAI looks for the versions of a release, in the repository at its tag."""
+"""File in which MONAI looks for the versions of a release, in the repository at its tag."""
 
 _PATTERNS = ("configs/*", "docs/**/*", "models/model.pt", "models/model.ts", "LICENSE")
 _NOT_RUN = {"tools", "__main__.py", "__pycache__"}  # no other room imports the tools, so no config can reach them

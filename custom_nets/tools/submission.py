@@ -32,7 +32,7 @@ from custom_nets.io.nifti import (
 )
 
 POSTFIX = "_prediction"
-"""How the bundles end the name of a case's label map."""
+"""End of the name of a case's label map."""
 
 
 class Release(NamedTuple):

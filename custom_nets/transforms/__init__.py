@@ -15,6 +15,8 @@ from custom_nets.transforms.points import (
     SamplePointsd,
 )
 from custom_nets.transforms.postprocessing import (
+    DropSmallParts,
+    DropSmallPartsd,
     DropSmallRegion,
     DropSmallRegiond,
     FillRegionHoles,
@@ -34,8 +36,10 @@ from custom_nets.transforms.saving.case_files import case_name
 from custom_nets.transforms.saving.meshes import MeshSettings, SaveRegionMeshesd, region_mesh
 from custom_nets.transforms.saving.overlay import OverlaySettings, SaveOverlayd
 from custom_nets.transforms.saving.results import SaveMapsd, SaveResultsd
+from custom_nets.transforms.saving.segments import SaveSegmentsd, SegmentSettings, algorithm_of
 from custom_nets.transforms.saving.volumes import RegionVolumesd, SaveRegionVolumesd
 from custom_nets.transforms.saving.whole_files import WholeNibabelWriter
+from custom_nets.transforms.saving.writers import ResultWriters
 from custom_nets.transforms.spacing import ResampleSpacingd
 from custom_nets.transforms.spread import SplitSpreadd
 
@@ -48,6 +52,8 @@ __all__ = [
     "CorrectBiasField",
     "CorrectBiasFieldd",
     "DropMissingd",
+    "DropSmallParts",
+    "DropSmallPartsd",
     "DropSmallRegion",
     "DropSmallRegiond",
     "FillRegionHoles",
@@ -70,6 +76,7 @@ __all__ = [
     "RegionsToLabelsd",
     "ReloadCased",
     "ResampleSpacingd",
+    "ResultWriters",
     "SamplePoints",
     "SamplePointsd",
     "SaveMapsd",
@@ -77,10 +84,13 @@ __all__ = [
     "SaveRegionMeshesd",
     "SaveRegionVolumesd",
     "SaveResultsd",
+    "SaveSegmentsd",
+    "SegmentSettings",
     "SplitSpreadd",
     "WholeNibabelWriter",
     "WindowHounsfield",
     "WindowHounsfieldd",
+    "algorithm_of",
     "case_name",
     "is_above_least",
     "is_foreground",

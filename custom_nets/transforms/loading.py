@@ -24,10 +24,10 @@ from custom_nets.io.readers import CHANNELS_KEY, ORIENTATION_KEY, read_volume, r
 from custom_nets.transforms.voxel_checks import check_voxels
 
 FILES_KEY = "case_files"
-"""Where `LoadCased` writes the files of an image into its meta data: JSON, as lists do not survive collation."""
+"""Entry of the meta data with the files of an image, of `LoadCased`: JSON, as lists do not survive collation."""
 
 MODALITIES_KEY = "modalities"
-"""Where `LoadCased` writes the channels that it took of a file, separated by commas, where they are not the file's."""
+"""Entry with the channels that `LoadCased` took of a file, with commas between them, where they are not the file's."""
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """A label voxel may be this far from a whole number (scaled headers)."""
@@ -42,7 +42,7 @@ class LoadCased(MapTransform):
     becomes `float32 [C, H, W, D]`. None in the list becomes a channel of zeros (`CheckCased` judges whether there may
     be any); grid and meta data are those of the other files. The folder of one DICOM series of CT (needs pydicom)
     becomes `float32 [1, H, W, D]` in Hounsfield units. A label map becomes `int16 [1, H, W, D]`, also where the file
-    holds floats with whole values.
+    holds floats with whole values. A tensor `[C, H, W, D]` is in memory already.
     The item gains `case` where it has none, and the meta data `case` and `case_files` (see `files_of`).
 
     Args:
@@ -77,6 +77,9 @@ class LoadCased(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
+            if isinstance(item[key], torch.Tensor):
+                item[key] = _in_memory(item[key], str(item.setdefault("case", "image")), key in self.label_keys)
+                continue
             names = [None if name is None else os.fspath(name) for name in ensure_tuple(item[key])]
             files = [name for name in names if name is not None]
             if not files:
@@ -96,6 +99,14 @@ class LoadCased(MapTransform):
                 volume.meta.update({"case": case, FILES_KEY: json.dumps(names)})
             item[key] = volume
         return item
+
+
+def _in_memory(image: torch.Tensor, case: str, is_label: bool) -> torch.Tensor:
+    """Returns what was not read from files as if it had been."""
+    volume = _whole_numbers(image, f"case {case}") if is_label else image.to(torch.float32)
+    if isinstance(volume, MetaTensor):
+        volume = MetaTensor(volume, meta={**volume.meta, "case": case, FILES_KEY: json.dumps([])})
+    return volume
 
 
 def _case_of(files: Sequence[str]) -> str:

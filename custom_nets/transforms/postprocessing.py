@@ -1,8 +1,9 @@
-"""Cleaning of predicted regions: holes filled, a region too small to be believed and stray parts dropped."""
+"""Cleaning of predicted regions: holes filled, regions and parts too small to be believed and stray parts dropped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from monai.utils import ensure_tuple
 from scipy import ndimage
 
 from custom_nets.errors import InputError
-from custom_nets.transforms.regions import check_names
+from custom_nets.transforms.regions import check_names, dataset_of, relations
 from custom_nets.transforms.saving.meshes import affine_of, as_array, region_in_box
 from custom_nets.transforms.saving.volumes import label_parts, voxel_millilitres
 
@@ -45,24 +46,46 @@ class _Cleand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = self.cleaner(item[key], f"case {item.get('case', 'without a name')}: '{key}'")
+            source = f"case {item.get('case', 'without a name')}: '{key}'"
+            item[key] = self.cleaner_of(item)(item[key], source)
         return item
+
+    def cleaner_of(self, item: Mapping[Hashable, Any]) -> Callable[[torch.Tensor, str], torch.Tensor]:
+        """Returns what cleans this item."""
+        return self.cleaner
+
+
+class _RecordCleand(_Cleand):
+    """A cleaner that asks the record of the item, where it has the regions, how these lie to each other."""
+
+    cleaner: FillRegionHoles | DropSmallParts
+    dataset: str | None
+
+    def cleaner_of(self, item: Mapping[Hashable, Any]) -> Callable[[torch.Tensor, str], torch.Tensor]:
+        """Returns what cleans this item, by its own record."""
+        if self.dataset is None:
+            return self.cleaner
+        own = copy(self.cleaner)
+        own.relations = relations(dataset_of(item.get("dataset"), self.dataset, own.regions), own.regions)
+        return own
 
 
 class FillRegionHoles(Transform):
-    """Fills the holes of nested regions `[R, H, W, D]`, probabilities or binary: background enclosed in 3D by faces.
+    """Fills the holes of regions `[R, H, W, D]`, probabilities or binary: background enclosed in 3D by faces.
 
-    A filled voxel becomes 1, all others stay as they are.
+    A filled voxel becomes 1, all others stay as they are. What is a region that shares no voxel with the filled one
+    (a tumour beside its organ) is no hole.
 
     ET is not filled unless `fill` names it: the hole of an enhancing ring is the necrotic core. (The published
-    post-processing filled it on the first passes only.) What is filled in a region is added to the outer ones as well,
+    post-processing filled it on the first passes only.) What is filled in a region is added to those around it as well,
     so that nested regions stay nested. Type, device and metadata stay.
 
     Args:
-        regions: name of each channel, outermost first.
+        regions: name of each channel.
         fill: those whose holes are filled.
         threshold: a region holds the voxels above it.
         in_place: writes into the given tensor and not into a copy.
+        dataset: record that tells how the regions lie; None: each lies within the one before it.
 
     Raises: InputError when `fill` names no region.
     """
@@ -73,12 +96,14 @@ class FillRegionHoles(Transform):
         fill: Sequence[str] | str,
         threshold: float = 0.5,
         in_place: bool = False,
+        dataset: str | None = None,
     ) -> None:
         self.regions = tuple(regions)
         self.threshold = threshold
         self.in_place = in_place
         self.fill = ensure_tuple(fill)
         check_names(self.fill, self.regions)
+        self.relations = relations(dataset, self.regions)
 
     def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
         """Fills one prediction.
@@ -94,12 +119,17 @@ class FillRegionHoles(Transform):
         filled = regions if self.in_place else regions.clone()
         for index in reversed(range(len(self.regions))):
             if self.regions[index] in self.fill:
+                around, _, rivals = self.relations[index]
                 mask, box = region_in_box(as_array(filled[index]), self.threshold)
-                _write(filled[: index + 1], box, ndimage.binary_fill_holes(mask) & ~mask, 1)
+                hole = ndimage.binary_fill_holes(mask) & ~mask
+                for rival in rivals:
+                    hole &= as_array(filled[rival])[box] <= self.threshold
+                for channel in (*around, index):
+                    _write(filled[channel : channel + 1], box, hole, 1)
         return filled
 
 
-class FillRegionHolesd(_Cleand):
+class FillRegionHolesd(_RecordCleand):
     """Dictionary form of `FillRegionHoles`."""
 
     def __init__(
@@ -110,9 +140,77 @@ class FillRegionHolesd(_Cleand):
         threshold: float = 0.5,
         allow_missing_keys: bool = False,
         in_place: bool = False,
+        dataset: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.cleaner = FillRegionHoles(regions, fill, threshold, in_place)
+        self.cleaner = FillRegionHoles(regions, fill, threshold, in_place, dataset)
+        self.dataset = dataset
+
+
+class DropSmallParts(Transform):
+    """Drops the connected parts of regions `[R, H, W, D]`, probabilities or binary, that are smaller than a volume.
+
+    Their voxels become 0, in the regions within as well; regions around keep them, and so do neighbours. Voxels that
+    share a corner are connected. Type, device and metadata stay.
+
+    Args:
+        regions: name of each channel.
+        min_ml: parts are kept from this volume on, millilitres; 0 drops nothing.
+        threshold: a region holds the voxels above it.
+        dataset: record that tells how the regions lie; None: each lies within the one before it.
+
+    Raises: InputError for a negative volume.
+    """
+
+    def __init__(
+        self, regions: Sequence[str], min_ml: float, threshold: float = 0.5, dataset: str | None = None
+    ) -> None:
+        if not min_ml >= 0:
+            msg = f"min_ml is {min_ml}; expected a volume in millilitres, 0 to drop nothing"
+            raise InputError(msg)
+        self.regions = tuple(regions)
+        self.min_ml = min_ml
+        self.threshold = threshold
+        self.relations = relations(dataset, self.regions)
+
+    def __call__(self, regions: torch.Tensor, source: str = "the regions") -> torch.Tensor:
+        """Cleans one prediction.
+
+        Args:
+            regions: MetaTensor `[R, H, W, D]` on the grid whose affine it carries.
+            source: how an error names the tensor.
+
+        Raises:
+            InputError: for a tensor without affine, or another number of channels.
+        """
+        millilitres = voxel_millilitres(affine_of(regions, self.regions, source))
+        _check_channels(regions, self.regions, source)
+        kept = regions.clone()
+        for index in range(len(self.regions)):
+            mask, box = region_in_box(as_array(kept[index]), self.threshold)
+            parts, sizes = label_parts(mask)
+            small = np.flatnonzero(sizes * millilitres < self.min_ml * (1 - _ROUNDING)) + 1
+            if len(small):
+                for channel in (index, *self.relations[index][1]):
+                    _write(kept[channel : channel + 1], box, np.isin(parts, small), 0)
+        return kept
+
+
+class DropSmallPartsd(_RecordCleand):
+    """Dictionary form of `DropSmallParts`."""
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        regions: Sequence[str],
+        min_ml: float,
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+        dataset: str | None = None,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.cleaner = DropSmallParts(regions, min_ml, threshold, dataset)
+        self.dataset = dataset
 
 
 class DropSmallRegion(Transform):

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
 from custom_nets.datasets.record import Labels, Region, get_record
-from custom_nets.errors import InputError
+from custom_nets.errors import InputError, first_names
 from custom_nets.transforms.slabs import split_slabs
 
 
@@ -73,7 +73,7 @@ class LabelsToRegions(Transform):
             unknown = [f"{n:g}" for n in torch.unique(values).tolist() if n not in labels.known]
             known = ", ".join(f"{number} {meaning}" for number, meaning in labels.names)
             msg = (
-                f"{source}: label numbers {', '.join(unknown)} are not in the record '{name}' (it has 0 background, "
+                f"{source}: label numbers {first_names(unknown)} are not in the record '{name}' (it has 0 background, "
                 f"{known}); name the data set that it comes from (--dataset NAME or FILE)"
             )
             raise InputError(msg)
@@ -157,6 +157,31 @@ def nested_pairs(regions: Sequence[Region]) -> list[tuple[int, int]]:
     sets = [set(region.numbers) for region in regions]
     pairs = [(i, j) for i in range(len(sets)) for j in range(len(sets)) if sets[j] < sets[i]]
     return sorted(pairs, key=lambda pair: (-len(sets[pair[0]]), -len(sets[pair[1]])))
+
+
+def relations(dataset: str | None, regions: Sequence[str]) -> list[tuple[list[int], list[int], list[int]]]:
+    """Returns of each region the channels that lie around it, within it, and that share no voxel with it.
+
+    Args:
+        dataset: record that tells it, see `get_record`; None: each region lies within the one before it.
+        regions: names of the channels.
+
+    Raises:
+        InputError: when the record lacks a region.
+    """
+    count = range(len(regions))
+    if dataset is None:
+        return [(list(count[:index]), list(count[index + 1 :]), []) for index in count]
+    chosen = _labels(dataset).select(tuple(regions))
+    pairs, rivals = nested_pairs(chosen), _rivals(chosen)
+    return [
+        (
+            [outer for outer, inner in pairs if inner == index],
+            [inner for outer, inner in pairs if outer == index],
+            [other for pair in rivals if index in pair for other in pair if other != index],
+        )
+        for index in count
+    ]
 
 
 def _rivals(regions: Sequence[Region]) -> list[tuple[int, int]]:

@@ -63,8 +63,9 @@ def test_our_constructors_are_short(bundle):
 def test_training_and_inference_differ_where_they_must(bundle):
     """In all else they agree, under every override: network, preprocessing, search, numbers of labels."""
     must = {"output_dir", "load_model", "num_workers", "split_file", "initialize", "run", "invert"}
-    must |= {"inferer", "member_inferer", "voxel_warnings", "load_weights"}
-    must |= {"vae", "missing_modalities", "network_def"} if bundle.name == "nvnet_brats" else set()
+    must |= {"inferer", "member_inferer", "voxel_warnings", "load_weights", "ensemble"}
+    must |= {"missing_modalities"} if bundle.name != "ossnet_lits" else set()
+    must |= {"vae", "network_def"} if bundle.name == "nvnet_brats" else set()
     for override in [(), *((name,) for name in overrides(bundle))]:
         training, inference = (bundle.parse(main, *override).config for main in ("train", "inference"))
         differing = {key for key in set(training) & set(inference) if training[key] != inference[key]}

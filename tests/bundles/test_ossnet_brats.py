@@ -163,6 +163,7 @@ def test_inference_writes_patient_space_results(trained, phantoms, tmp_path):
         assert set(np.unique(result.get_fdata())) <= {0, 1, 2, 4}
         probabilities = nibabel.load(folder / f"{item['case']}_probabilities.nii.gz")
         assert probabilities.shape == (*source.shape, 3)
+        assert bytes(probabilities.header["descrip"]).rstrip(b"\0") == b"channels: WT, TC, ET"
         for name in ("volumes.json", "volumes_label.json", "overlay.png", "WT_label.obj"):
             assert (folder / f"{item['case']}_{name}").is_file()
 

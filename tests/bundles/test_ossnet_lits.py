@@ -280,18 +280,25 @@ def test_one_file_with_its_label_beside_it_is_inferred(trained, tmp_path):
 def test_a_dicom_series_is_inferred_as_the_same_scan_in_one_file(trained, inferred, tmp_path):
     from tests.io.test_dicom import write_series  # skips where itk is not installed
 
+    highdicom = pytest.importorskip("highdicom")
     # Right, front, up: the slices of a series run along their normal.
     scan, expected = (
         nibabel.as_closest_canonical(nibabel.load(inferred / name))
         for name in ("data/volume-1.nii.gz", "volume-1/volume-1_prediction.nii.gz")
     )
-    write_series(tmp_path / "patient7", np.asarray(scan.dataobj), scan.affine)
+    write_series(tmp_path / "patient7", np.asarray(scan.dataobj), scan.affine, tags={"0020|0052": "1.2.3.9"})
     keys = {**trained, "dataset_dir": str(tmp_path / "patient7"), "output_dir": str(tmp_path / "out")}
-    run("inferring", "inference", **keys, **PLAIN)
+    run("inferring", "inference", **keys, **PLAIN, dicom_formats=["seg", "rtstruct"])
     result = nibabel.load(tmp_path / "out" / "patient7" / "patient7_prediction.nii.gz")
     np.testing.assert_allclose(result.affine, scan.affine, atol=1e-2)
     assert result.shape == scan.shape
     assert np.mean(result.get_fdata() != expected.get_fdata()) < 1e-3
+    segmentation = highdicom.seg.segread(tmp_path / "out" / "patient7" / "patient7_seg.dcm")
+    for number, region in ((1, result.get_fdata() > 0), (2, result.get_fdata() == 2)):
+        frames = segmentation.get_volume(segment_numbers=[number], allow_missing_positions=True).squeeze_channel()
+        assert frames.array.sum() == region.sum()
+    assert segmentation.SegmentSequence[0].SegmentAlgorithmName == "OSS-Net liver and liver tumour segmentation"
+    assert (tmp_path / "out" / "patient7" / "patient7_rtstruct.dcm").is_file()
 
 
 def test_a_faulty_case_does_not_stop_the_others(trained, tmp_path, caplog):
@@ -306,9 +313,8 @@ def test_a_faulty_case_does_not_stop_the_others(trained, tmp_path, caplog):
         run("inferring", "inference", **keys, **PLAIN)
     assert ended.value.code == 3
     assert results(tmp_path / "out") == ["volume-1", "volume-3"]
-    header, *reasons = caplog.messages[-1].splitlines()
-    assert header == "2 of 4 cases were left out:"
-    assert [reason.split(",")[0] for reason in reasons] == ["case volume-2", "case volume-4"]
+    reasons = [message for message in caplog.messages if message.startswith("left out: ")]
+    assert [reason.split(",")[0] for reason in reasons] == ["left out: case volume-2", "left out: case volume-4"]
 
 
 def lits_2017(phantoms: Path, folder: Path) -> None:

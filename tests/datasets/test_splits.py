@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from custom_nets.datasets.splits import apply_split, load_split, save_split, split_cases, split_section
+from custom_nets.datasets.splits import (
+    apply_split,
+    load_folds,
+    load_split,
+    save_split,
+    split_cases,
+    split_folds,
+    split_section,
+)
 from custom_nets.errors import InputError
 
 
@@ -152,3 +160,62 @@ class TestSection:
     def test_unknown_section(self):
         with pytest.raises(InputError, match="section 'train' is unknown; expected one of training, validation, test"):
             split_section(make_items(10), "train")
+
+
+class TestFolds:
+    @given(st.integers(9, 40), st.integers(2, 6), st.integers(0, 3), st.integers(0, 9))
+    def test_every_case_is_in_one_fold_or_in_the_test(self, number, folds, test, seed):
+        parts, tested = split_folds(make_items(number), folds, test, seed)
+        assert sorted(case for part in [*parts, tested] for case in part) == [
+            each["case"] for each in make_items(number)
+        ]
+        sizes = [len(part) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert (len(parts), len(tested)) == (folds, test)
+
+    @given(st.integers(4, 30), st.integers(0, 9))
+    def test_time_points_of_a_patient_stay_together(self, patients, seed):
+        items = [{"case": f"BraTS-GLI-{n // 2:05}-{100 + n % 2}"} for n in range(2 * patients)]
+        parts, tested = split_folds(items, folds=3, test=2, seed=seed)
+        homes = {case[:15]: number for number, part in enumerate([*parts, tested]) for case in part}
+        assert all(homes[case[:15]] == number for number, part in enumerate([*parts, tested]) for case in part)
+
+    def test_sections_of_all_folds_cover_the_cases_once(self, tmp_path):
+        items, seen, file = make_items(20), [], tmp_path / "split.json"
+        for fold in range(4):
+            parts = {
+                section: {item["case"] for item in split_section(items, section, file, test=2, fold=fold, folds=4)}
+                for section in ("training", "validation", "test")
+            }
+            assert not parts["training"] & parts["validation"]
+            assert not parts["test"] & (parts["training"] | parts["validation"])
+            seen += parts["validation"]
+        assert len(seen) == len(set(seen)) == 18
+        # The file's own sections are those of the fold that made it, for inference, which knows no folds.
+        assert load_split(file)["validation"] == load_folds(file)[0][0]
+
+    def test_a_folder_of_its_own_gives_the_same_folds(self, tmp_path):
+        for fold in (0, 1):
+            split_section(make_items(10), "training", tmp_path / f"{fold}.json", fold=fold, folds=2)
+        assert load_folds(tmp_path / "0.json") == load_folds(tmp_path / "1.json")
+
+    @pytest.mark.parametrize(
+        ("options", "fault"),
+        [
+            ({"fold": 3, "folds": 3}, "fold=3: the split has the folds 0 to 2"),
+            ({"fold": -1, "folds": 3}, "fold=-1: the split has the folds 0 to 2"),
+            ({"fold": 0, "folds": 1}, "folds=1: expected a number from 2 to 9"),
+            ({"fold": 0, "folds": 10}, "folds=10: expected a number from 2 to 9"),
+        ],
+    )
+    def test_senseless_folds(self, options, fault):
+        with pytest.raises(InputError, match=fault):
+            split_section(make_items(10), "training", test=1, **options)
+
+    def test_a_split_without_folds_is_refused(self, tmp_path):
+        split_section(make_items(10), "training", tmp_path / "split.json")
+        with pytest.raises(InputError, match="holds no folds; give another split_file"):
+            split_section(make_items(10), "training", tmp_path / "split.json", fold=0)
+        save_split(tmp_path / "twice.json", {"training": ["a"]}, folds=[["a"], ["a"]], fold=0)
+        with pytest.raises(InputError, match="a in two folds"):
+            load_folds(tmp_path / "twice.json")

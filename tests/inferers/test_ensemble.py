@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from custom_nets.errors import InputError
-from custom_nets.inferers import EnsembleInferer, VolumeInferer
+from custom_nets.inferers import EnsembleInferer, VolumeInferer, models_of_folds
 
 
 class Scaled(nn.Module):
@@ -241,3 +241,16 @@ def test_an_inferer_without_probabilities_is_named(image):
 def test_an_image_without_batch_is_named(image):
     with pytest.raises(InputError, match=r"inputs: shape \[1, 8, 5, 6\] has 4 axes"):
         EnsembleInferer(as_it_is)(image[0], Ramp())
+
+
+def test_the_models_of_folds_come_in_their_order(tmp_path):
+    for fold in (10, 2, 0):
+        (tmp_path / f"fold_{fold}").mkdir()
+        (tmp_path / f"fold_{fold}" / "model.pt").touch()
+    found = models_of_folds(tmp_path)
+    assert [path.split("fold_")[1] for path in found] == ["0/model.pt", "2/model.pt", "10/model.pt"]
+    assert models_of_folds(tmp_path, wanted=False) == []
+    with pytest.raises(InputError, match="holds 0 models of folds"):
+        models_of_folds(tmp_path / "fold_0")
+    with pytest.raises(InputError, match="training cases of some folds"):
+        models_of_folds(tmp_path, section="validation")

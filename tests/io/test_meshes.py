@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
-from custom_nets.io.meshes import write_mesh
+from custom_nets.io.meshes import MATERIALS, Material, write_materials, write_mesh
 from custom_nets.transforms.saving.case_files import case_id
 
 VERTICES = np.array([[0, 0, 0], [10, 0, 0], [0, 20, 0], [0, 0, -30.25]])
@@ -45,6 +45,30 @@ def test_a_mesh_is_read_back_as_written(tmp_path, kind, read):
     vertices, triangles = read(file)
     np.testing.assert_array_equal(vertices, VERTICES)
     np.testing.assert_array_equal(triangles, TRIANGLES)
+
+
+def test_ply_has_the_colour_of_the_region(tmp_path):
+    write_mesh(tmp_path / "m.ply", VERTICES, TRIANGLES, material=Material("liver", (86, 180, 233)))
+    head, body = (tmp_path / "m.ply").read_bytes().split(b"end_header\n", 1)
+    assert [line.split()[-1] for line in head.decode().splitlines() if "property uchar" in line] == [
+        "red",
+        "green",
+        "blue",
+    ]
+    corners = np.frombuffer(body, [("place", "<f4", 3), ("colour", "u1", 3)], len(VERTICES))
+    np.testing.assert_array_equal(corners["place"], VERTICES)
+    assert set(map(tuple, corners["colour"].tolist())) == {(86, 180, 233)}
+    faces = np.frombuffer(body, [("n", "u1"), ("corners", "<i4", 3)], offset=corners.nbytes)
+    np.testing.assert_array_equal(faces["corners"], TRIANGLES)
+
+
+def test_obj_refers_to_a_material_of_one_word(tmp_path):
+    material = Material("necrotic core", (255, 0, 51))
+    write_mesh(tmp_path / "a b.obj", VERTICES, TRIANGLES, material=material)
+    write_materials(tmp_path / MATERIALS, [material])
+    assert "mtllib regions.mtl\nusemtl necrotic_core\n" in (tmp_path / "a b.obj").read_text()
+    assert (tmp_path / MATERIALS).read_text() == "newmtl necrotic_core\nKd 1.0000 0.0000 0.2000\n"
+    np.testing.assert_array_equal(read_obj(tmp_path / "a b.obj")[1], TRIANGLES)
 
 
 def test_stl_holds_the_corners_of_each_triangle(tmp_path):

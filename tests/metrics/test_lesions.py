@@ -13,7 +13,14 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from custom_nets.errors import InputError
-from custom_nets.metrics import RegionLesionDice, compute_lesion_dice
+from custom_nets.metrics import (
+    RegionLesionDice,
+    RegionLesionHausdorff95,
+    compute_lesion_dice,
+    compute_lesion_hausdorff95,
+    count_lesions,
+)
+from custom_nets.metrics.regions import compute_region_hausdorff95
 
 SHAPE = (40, 20, 20)
 NEAR = (slice(2, 6), slice(2, 6), slice(2, 6))  # 64 voxels
@@ -269,3 +276,42 @@ def test_dozens_of_lesions_in_a_brats_sized_image_are_quick():
     start = time.perf_counter()
     assert score(label.roll(1, dims=2), label) == pytest.approx(14 / 15)
     assert time.perf_counter() - start < 5  # well under a second on an idle machine
+
+
+def distance(predicted, label, spacing=1.0, **options):
+    return float(compute_lesion_hausdorff95(predicted, label, spacing, **options))
+
+
+def test_distances_of_lesions_worked_out_by_hand():
+    """One lesion found exactly (0), one missed (374), one invented (374); a speck below the limit does not count."""
+    label = mask(NEAR, FAR)
+    assert distance(label, label) == 0
+    assert distance(mask(NEAR), label) == pytest.approx(374 / 2)
+    assert distance(mask(NEAR, SPECK), label) == pytest.approx((0 + 374 + 374) / 3)
+    assert distance(mask(), label) == 374
+    assert distance(mask(FAR), mask()) == 374
+    assert distance(mask(), mask()) == 0
+    assert distance(mask(NEAR), mask(NEAR, SPECK), min_volume=0.05) == 0  # 8 voxels of 1 mm are 0.008 ml
+    assert distance(mask(NEAR), label, worst=100.0) == pytest.approx(100 / 2)
+
+
+def test_the_distance_of_a_lesion_is_that_of_all_that_touches_it():
+    """A rod of 12 voxels found in its first 6: the 95th percentile of 1 to 6 voxels beyond the end, in mm."""
+    label, found = rod((2, 14)), rod((2, 8))
+    expected = float(compute_region_hausdorff95(found, label, 2.0))
+    assert distance(found, label, spacing=2.0) == pytest.approx(expected)
+    assert expected == pytest.approx(np.percentile([0] * 6 + [2, 4, 6, 8, 10, 12], 95))
+
+
+def test_lesions_are_counted_by_hand():
+    label = mask(NEAR, FAR)
+    assert count_lesions(mask(NEAR, SPECK), label, 1.0)[0, 0].tolist() == [2, 1, 1]
+    assert count_lesions(mask(), mask(NEAR, SPECK), 1.0, min_volume=0.05)[0, 0].tolist() == [1, 1, 0]
+    assert count_lesions(mask(), mask(), 1.0)[0, 0].tolist() == [0, 0, 0]
+
+
+def test_the_metric_of_distances_is_its_function():
+    label = MetaTensor(mask(NEAR, FAR)[0], affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))[None]
+    metric = RegionLesionHausdorff95(dilation=1.0, worst=50.0)
+    metric(mask(FAR), label)
+    assert float(metric.aggregate()) == distance(mask(FAR), label, 2.0, dilation=1.0, worst=50.0) == 25

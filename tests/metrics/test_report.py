@@ -121,7 +121,7 @@ def evaluate(folder, items, batch_size=1, **options):
 def test_an_evaluator_writes_metrics_and_volumes_of_each_case(tmp_path, batch_size):
     evaluate(tmp_path, cases(3), batch_size)
     rows = rows_of(tmp_path)
-    assert list(rows[0]) == ["case", "region", "dice", "iou", "hd95_mm", "label_ml", "prediction_ml"]
+    assert list(rows[0]) == ["case", "region", "dice", "iou", "hd95_mm", "volume_error_ml", "label_ml", "prediction_ml"]
     assert [row["case"] for row in rows[::2]] == ["case0", "case1", "case2"]
     assert [float(row["label_ml"]) for row in rows[::2]] == [36 * n * 2 / 1000 for n in (2, 3, 4)]
     missed = rows[1]

@@ -130,7 +130,7 @@ def test_scores_are_a_table(monkeypatch, tmp_path, capsys):
     scores = torch.tensor([[0.5, 1.0], [0.7, 0.0]]).numpy()
     write_case_metrics(tmp_path, ["a", "b"], ["WT", "TC"], {"dice": scores})
     assert call(monkeypatch, "scores", str(tmp_path / "metrics.json")) == 0
-    assert "WT             0.600 (0.600)" in capsys.readouterr().out
+    assert "dice    0.600 (0.600)  0.500 (0.500)" in capsys.readouterr().out
 
 
 def test_scores_need_an_evaluation(monkeypatch, tmp_path, capsys):
@@ -211,7 +211,7 @@ def test_memory_of_nothing_is_one_line(monkeypatch, capsys, arguments, message):
 
 def test_a_bundle_is_packed_and_fetched(monkeypatch, tmp_path, capsys):
     bundle = copy_bundle("ossnet_brats", tmp_path)
-    assert call(monkeypatch, "pack", str(bundle), "--out", str(tmp_path / "dist")) == 0
+    assert call(monkeypatch, "pack", str(bundle), "--output_dir", str(tmp_path / "dist")) == 0
     assert "ossnet_brats_v0.1.0.zip (" in capsys.readouterr().out
     arguments = ("fetch", "ossnet_brats", "--source", str(tmp_path / "dist"), "--bundle_dir", str(tmp_path / "there"))
     assert call(monkeypatch, *arguments) == 0
@@ -232,7 +232,7 @@ def test_a_version_in_numbers_is_a_version(monkeypatch, tmp_path, capsys):
 def test_a_bundle_without_weights_is_not_packed(monkeypatch, tmp_path, capsys):
     bundle = copy_bundle("ossnet_brats", tmp_path)
     (bundle / "models" / "model.pt").unlink()
-    assert call(monkeypatch, "pack", str(bundle), "--out", str(tmp_path / "dist")) == 2
+    assert call(monkeypatch, "pack", str(bundle), "--output_dir", str(tmp_path / "dist")) == 2
     printed = capsys.readouterr().err
     assert "models/model.pt: missing" in printed
     assert "Traceback" not in printed

@@ -72,7 +72,7 @@ def test_what_is_not_typed_is_left_to_the_function():
     ("typed", "line"),
     [
         (["mri", "here"], "kind is 'mri'; expected brats or lits"),
-        (["lits"], "missing: folder; custom-nets verb --help tells more"),
+        (["lits"], "missing: FOLDER; custom-nets verb --help tells more"),
         (["lits", "here", "there"], "'there' is one argument too many; custom-nets verb --help tells what it takes"),
         (["lits", "here", "--case", "3"], "unknown option --case; did you mean --cases?"),
         (["lits", "here", "--xyzzy", "3"], "unknown option --xyzzy; custom-nets verb --help lists them"),

@@ -82,6 +82,12 @@ def test_a_bundle_is_fetched_from_a_folder_or_server(site, tmp_path, kind):
     assert [path.name for path in (tmp_path / "bundles").iterdir()] == ["nvnet_brats"]
 
 
+def test_a_folder_may_be_named_from_where_one_is(release, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, _ = fetch_bundle("ossnet_brats", str(release), "here")
+    assert folder.resolve() == tmp_path / "here" / "ossnet_brats"
+
+
 def test_a_release_on_github_is_read_where_github_puts_it(release, tmp_path, monkeypatch):
     """The table at the tag of the repository, the zip among the files of the release."""
     raw, files = tmp_path / "raw" / "me" / "nets" / "v1", tmp_path / "files" / "me" / "nets" / "v1"

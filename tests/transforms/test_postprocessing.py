@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -10,6 +11,8 @@ from monai.data import MetaTensor
 
 from custom_nets.errors import InputError
 from custom_nets.transforms.postprocessing import (
+    DropSmallParts,
+    DropSmallPartsd,
     DropSmallRegion,
     DropSmallRegiond,
     FillRegionHoles,
@@ -382,3 +385,64 @@ def test_an_unknown_region_to_keep_is_an_error_that_names_the_regions():
 def test_the_largest_of_other_channels_than_named_is_an_error():
     with pytest.raises(InputError, match=r"case c1: 'pred' has shape \(3, 4, 4, 4\); expected \[2, H, W, D\]"):
         KeepLargestRegiond("pred", LIVER, "liver")({"case": "c1", "pred": torch.ones(3, 4, 4, 4)})
+
+
+class TestRegionsBesideEachOther:
+    """Of a record whose regions share no voxel, unlike the nested ones above."""
+
+    @pytest.fixture
+    def record(self, tmp_path):
+        content = {
+            "title": "Kidneys",
+            "layouts": ["nnunet"],
+            "channels": {"CT": {"kind": "CT"}},
+            "labels": {1: "kidney", 2: "cyst"},
+            "regions": {"kidney": {"numbers": [1], "written": 1}, "cyst": {"numbers": [2], "written": 2}},
+        }
+        file = tmp_path / "kidneys.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return str(file)
+
+    @pytest.fixture
+    def regions(self):
+        """A kidney with a hole of one voxel and a cyst of one within it, and a stray voxel of kidney."""
+        kidney, cyst = torch.zeros(2, 9, 9, 9)
+        kidney[1:8, 1:6, 1:6] = 1
+        kidney[3, 3, 3] = kidney[5, 3, 3] = 0
+        cyst[5, 3, 3] = 1
+        kidney[8, 8, 8] = 1
+        return MetaTensor(torch.stack([kidney, cyst]), affine=torch.diag(torch.tensor([10.0, 10.0, 10.0, 1.0])))
+
+    def test_a_hole_is_filled_and_a_neighbour_within_is_none(self, record, regions):
+        filled = FillRegionHoles(["kidney", "cyst"], "kidney", dataset=record)(regions)
+        assert filled[0, 3, 3, 3] == 1
+        assert filled[0, 5, 3, 3] == 0
+        assert torch.equal(filled[1], regions[1])
+
+    def test_small_parts_go_by_themselves(self, record, regions):
+        kept = DropSmallParts(["kidney", "cyst"], min_ml=1.5, dataset=record)(regions)  # a voxel is 1 ml
+        assert kept[0].sum() == regions[0].sum() - 1
+        assert kept[0, 8, 8, 8] == 0
+        assert kept[1].sum() == 0
+        assert torch.equal(DropSmallParts(["kidney", "cyst"], min_ml=1.0, dataset=record)(regions), regions)
+
+    def test_the_record_of_the_item_counts(self, record, regions):
+        names = ["kidney", "cyst"]
+        item = {"pred": regions, "dataset": record, "case": "a"}
+        cleaned = FillRegionHolesd("pred", names, names, dataset=record)(item)["pred"]
+        assert torch.equal(cleaned, FillRegionHoles(names, names, dataset=record)(regions))
+        cleaned = DropSmallPartsd("pred", names, 1.5, dataset=record)(item)["pred"]
+        assert torch.equal(cleaned, DropSmallParts(names, 1.5, dataset=record)(regions))
+
+
+def test_a_small_part_takes_what_lies_within_it_along():
+    outer, inner = torch.zeros(2, 6, 6, 6)
+    outer[0:2, 0:2, 0:2] = inner[0, 0, 0] = 1
+    outer[4, 4, 4] = inner[4, 4, 4] = 1
+    regions = MetaTensor(torch.stack([outer, inner]), affine=torch.diag(torch.tensor([10.0, 10.0, 10.0, 1.0])))
+    kept = DropSmallParts(["outer", "inner"], min_ml=2.0)(regions)
+    assert kept[:, 4, 4, 4].tolist() == [0, 0]
+    assert kept[0].sum() == 8  # a small inner part stays in the outer region
+    assert kept[1].sum() == 0
+    with pytest.raises(InputError, match="min_ml is -1"):
+        DropSmallParts(["outer"], min_ml=-1)

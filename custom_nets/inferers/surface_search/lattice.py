@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ def refine_lattice(values: torch.Tensor, axes: Axes, finer: Axes) -> torch.Tenso
     """Trilinear interpolation of finite values `[R, h, w, d]` on a lattice at the points of one that contains it."""
     rows, *sides = finer
     result = values.new_empty(len(values), len(rows), *map(len, sides))
-    interpolate = _interpolate_by_products if values.is_cpu else interpolate_axis
+    interpolate = _interpolation(values)
     # Some rows at a time: what is half interpolated is never another volume.
     at_once = max(1, _VALUES_AT_ONCE // max(result[:, :1].numel(), 1))
     for part, wanted in zip(result.split(at_once, dim=1), rows.split(at_once), strict=True):
@@ -94,6 +94,11 @@ def refine_lattice(values: torch.Tensor, axes: Axes, finer: Axes) -> torch.Tenso
             between = interpolate(between, axis, given, target)
         part.copy_(between)
     return result
+
+
+def _interpolation(values: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Returns the faster way to interpolate finite values where they lie."""
+    return _interpolate_by_products if values.is_cpu else interpolate_axis
 
 
 def _interpolate_by_products(
@@ -208,20 +213,23 @@ def sample_segmentation(segmentation: torch.Tensor, axes: Axes, shape: Sequence[
         Probabilities at the lattice points, `[R, len(axes[0]), len(axes[1]), len(axes[2])]`.
     """
     sizes = [min(given, len(axis)) for given, axis in zip(segmentation.shape[1:], axes, strict=True)]
-    values = F.adaptive_max_pool3d(segmentation, sizes)
+    # A NaN is inside nothing; in a product it would spread over the whole axis.
+    values = F.adaptive_max_pool3d(segmentation, sizes).nan_to_num(nan=0.0)
+    interpolate = _interpolation(values)
     for i, (axis, size) in enumerate(zip(axes, shape, strict=True)):
         cells = torch.arange(sizes[i], device=values.device)
         centres = (cells + 0.5) * (size / sizes[i]) - 0.5  # the frame of interpolate(align_corners=False)
-        values = interpolate_axis(values, i + 1, centres, axis)
+        values = interpolate(values, i + 1, centres, axis)
     return values
 
 
-def dilate(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Dilates a Boolean tensor over its last three axes by a cube of side 2 * `radius` + 1."""
-    for axis in (-3, -2, -1):
+def dilate(mask: torch.Tensor, radius: int | Shape) -> torch.Tensor:
+    """Dilates a Boolean tensor over its last three axes by a box of sides 2 * `radius` + 1, one radius or three."""
+    radii = (radius,) * 3 if isinstance(radius, int) else radius
+    for axis, reach in zip((-3, -2, -1), radii, strict=True):
         grown = mask.clone()
         size = mask.shape[axis]
-        for shift in range(1, min(radius, size - 1) + 1):
+        for shift in range(1, min(reach, size - 1) + 1):
             grown.narrow(axis, shift, size - shift).logical_or_(mask.narrow(axis, 0, size - shift))
             grown.narrow(axis, 0, size - shift).logical_or_(mask.narrow(axis, shift, size - shift))
         mask = grown

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from custom_nets.inferers.surface_search.lattice import Axes, Shape, face_offsets, to_flat, to_points
+from custom_nets.inferers.surface_search.lattice import Axes, Shape, dilate, face_offsets, to_flat, to_points
 
 _POINTS_AT_ONCE = 1 << 17
 
@@ -98,6 +98,25 @@ class Level:
 
     def beside_surfaces(self) -> torch.Tensor:
         """All unseen points with a face neighbour that differs in some region, by a look at the whole lattice."""
+        return self._unseen_of(self._surfaces())
+
+    def near_surfaces(self, reach: Shape) -> torch.Tensor:
+        """All unseen points within a box round a point that differs from a face neighbour in some region.
+
+        Args:
+            reach: half the sides of the box, in points.
+        """
+        found = self._surfaces()
+        hits = [found.any(dim=[other for other in range(3) if other != axis]).nonzero()[:, 0] for axis in range(3)]
+        if len(hits[0]) == 0:
+            return hits[0]
+        ends = zip(hits, reach, strict=True)
+        box = tuple(slice(max(int(hit[0]) - width, 0), int(hit[-1]) + width + 1) for hit, width in ends)
+        found[box] = dilate(found[box], reach)
+        return self._unseen_of(found)
+
+    def _surfaces(self) -> torch.Tensor:
+        """Which points `[h, w, d]` differ from a face neighbour in some region."""
         inside = self.values > self.cut
         found = torch.zeros(self.shape, dtype=torch.bool, device=inside.device)
         for axis in range(3):
@@ -105,8 +124,12 @@ class Level:
             differs = (inside.narrow(axis + 1, 0, count) != inside.narrow(axis + 1, 1, count)).any(dim=0)
             found.narrow(axis, 0, count).logical_or_(differs)
             found.narrow(axis, 1, count).logical_or_(differs)
-        found &= ~self.seen[1:-1, 1:-1, 1:-1]
-        return found.view(-1).nonzero()[:, 0]
+        return found
+
+    def _unseen_of(self, points: torch.Tensor) -> torch.Tensor:
+        """The unseen ones of some points, a mask `[h, w, d]` that is changed, as flat indices."""
+        points &= ~self.seen[1:-1, 1:-1, 1:-1]
+        return points.view(-1).nonzero()[:, 0]
 
     def follow(self, frontier: torch.Tensor, stage: str) -> int:
         """Queries points, then the neighbours that contradict the results, until nothing contradicts them.

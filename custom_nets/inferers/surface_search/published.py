@@ -48,7 +48,7 @@ def _lattice(query: VolumeQuery, stride: int) -> Axes:
 
 
 def _inside_prior(query: VolumeQuery, axes: Axes, prior_threshold: float) -> torch.Tensor:
-    """Which lattice points the auxiliary segmentation, stretched over the lattice end to end, calls positive."""
+    """Returns the lattice points that the auxiliary segmentation calls positive, stretched over the whole lattice."""
     sizes = [len(axis) for axis in axes]
     resized = F.interpolate(query.prior()[None], size=sizes, mode="trilinear", align_corners=True)[0]
     return (resized > prior_threshold).any(dim=0)

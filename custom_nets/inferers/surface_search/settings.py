@@ -1,4 +1,4 @@
-"""How the points of a volume are chosen."""
+"""Settings of the search for surfaces."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from custom_nets.inferers.arguments import checked_choice, checked_count, checke
 from custom_nets.inferers.output_grid import Triple
 from custom_nets.inferers.surface_search.lattice import Shape
 
+WHOLE = "all"
+"""The band that holds every voxel."""
+
 _CAUTIOUS_PRIOR = 0.25
 _PUBLISHED_PRIOR = 0.5
 
 
 class OccupancyMode(StrEnum):
-    """How an `OccupancyInferer` chooses its points."""
+    """Modes of the search of an `OccupancyInferer`."""
 
     SURFACE = "surface"
     PUBLISHED = "published"
@@ -26,7 +29,7 @@ class OccupancyMode(StrEnum):
 
 
 class OccupancyPrior(StrEnum):
-    """How an `OccupancyInferer` uses the encoder's auxiliary segmentation."""
+    """Uses that an `OccupancyInferer` makes of the encoder's auxiliary segmentation."""
 
     NONE = "none"
     UNION = "union"
@@ -34,7 +37,7 @@ class OccupancyPrior(StrEnum):
 
 
 class StepUnit(StrEnum):
-    """What an `OccupancyInferer` measures its lattices in."""
+    """Units of the lattices of an `OccupancyInferer`."""
 
     VOXEL = "voxel"
     MM = "mm"
@@ -47,16 +50,18 @@ class SurfaceSteps(NamedTuple):
         coarse: of the lattice that the search starts from.
         scan: of the lattice queried where the prior rules everything out; None: nothing is queried there.
         candidate: of a last lattice, inside the outermost region as it was found; None: there is none.
+        band: half the width of the band round each surface in which every voxel is queried; None: there is none.
     """
 
     coarse: Shape
     scan: Shape | None = None
     candidate: Shape | None = None
+    band: Shape | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How an `OccupancyInferer` chooses the points that the network is queried at.
+    """Settings of the search by which an `OccupancyInferer` chooses the points that the network is queried at.
 
     Modes:
 
@@ -91,7 +96,10 @@ class SearchSettings:
         scan_step: spacing of a sparser lattice, queried everywhere besides, so that prior `restrict` does not lose what
             the auxiliary segmentation misses; best `coarse_step` times a power of two. None: there is none. Mode
             `surface` with prior `restrict` alone.
-        step_unit: what these three are measured in: `voxel`, or `mm`, which is rounded to whole voxels along each axis
+        band: width to each side of a surface, along each axis, of a band in which every voxel is queried once the
+            surfaces are found, so that probabilities there are the network's and not 0 or 1; `all`: every voxel, as
+            mode `dense`; None: no band. What is found in a band counts as elsewhere. Mode `surface` alone.
+        step_unit: what these four are measured in: `voxel`, or `mm`, which is rounded to whole voxels along each axis
             (at least one; the spacing is read from the affine, a plain tensor counts as 1 mm).
         threshold: a region holds the voxels whose probability is strictly above it.
         prior: `none`, `union` or `restrict`.
@@ -106,6 +114,7 @@ class SearchSettings:
     coarse_step: float = 4
     candidate_step: float | None = None
     scan_step: float | None = None
+    band: float | str | None = None
     step_unit: str = StepUnit.VOXEL
     threshold: float = 0.5
     prior: str = OccupancyPrior.NONE
@@ -119,6 +128,10 @@ class SearchSettings:
             step = getattr(self, name)
             if step is not None or name == "coarse_step":
                 self._check_step(name, step)
+        whole = isinstance(self.band, str) and self.band == WHOLE
+        if self.band is not None and not whole and not (is_number(self.band) and 0 < self.band < math.inf):  # type: ignore[operator]
+            msg = f"band is {shown(self.band)}; expected a width above 0, or {WHOLE}, or null"
+            raise InputError(msg)
         checked_probability("threshold", self.threshold)
         if self.prior_threshold is not None:
             checked_probability("prior_threshold", self.prior_threshold)
@@ -145,7 +158,8 @@ class SearchSettings:
         def in_voxels(length: float | None) -> Any:
             return None if length is None else tuple(max(1, round(length / side)) for side in voxel)
 
-        return SurfaceSteps(in_voxels(self.coarse_step), in_voxels(self.scan_step), in_voxels(self.candidate_step))
+        band = None if self.band is None or isinstance(self.band, str) else self.band
+        return SurfaceSteps(*map(in_voxels, (self.coarse_step, self.scan_step, self.candidate_step, band)))
 
     def _check_step(self, name: str, step: float) -> None:
         if self.step_unit == StepUnit.VOXEL:

@@ -71,6 +71,8 @@ def surface_volume(
         level = search.next_level(level, lattice)
     if steps.candidate is not None and len(search.out) > 1:
         search.follow(level, _inside(level, _axes(query, steps.candidate)), "candidates")
+    while steps.band is not None and len(points := level.near_surfaces(steps.band)):
+        search.follow(level, points, "band")  # what it finds has a band of its own
 
 
 class _Search:
@@ -152,7 +154,7 @@ class _Search:
         return logits.sigmoid().T.to(self.out.dtype)
 
     def _margins(self, voxels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """What a level but the last is to believe `[R, N]` of voxels; their probabilities are kept for the last one."""
+        """Signed logits `[R, N]` of voxels for a coarse lattice; their probabilities are kept for the last one."""
         probabilities = self._probabilities(logits)
         self._results.append((voxels, probabilities))
         margins = (logits.T - math.log(self.threshold / (1 - self.threshold))).nan_to_num(nan=-_SURE_LOGIT)
@@ -216,7 +218,7 @@ def _halved(axes: Axes) -> Axes:
 
 
 def _near_prior(query: VolumeQuery, axes: Axes, wanted: Axes, prior_threshold: float) -> torch.Tensor:
-    """Which points of the lattice `wanted` (that of `axes`, or of half its step) lie within a cell of the prior."""
+    """Returns the points of the lattice `wanted` (that of `axes`, or of half its step) within a cell of the prior."""
     fine = _halved(axes)
     inside = sample_segmentation(query.prior(), fine, query.shape) > prior_threshold
     near = dilate(inside.any(dim=0), radius=2)  # two steps of the halved lattice are one cell

@@ -13,6 +13,7 @@ from custom_nets.errors import InputError
 from custom_nets.networks.checkpointing import run_layer
 from custom_nets.networks.export_ops import is_traced
 from custom_nets.networks.modality_dropout import ModalityDropout
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.nvnet.vae import VariationalBranch
 from custom_nets.networks.torchscript import ScriptedNetwork
 
@@ -20,7 +21,7 @@ _GROUPS = 8  # of group norm
 
 
 class NvNetOutput(NamedTuple):
-    """What NvNet gives in training; the last three are None without the variational branch.
+    """Output of NvNet in training; the last three are None without the variational branch.
 
     Attributes:
         logits: of the regions `[B, R, H, W, D]`.
@@ -37,17 +38,19 @@ class NvNetOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class NvNetSettings:
-    """What is rarely changed of an `NvNet`.
+    """Settings of an `NvNet` that are rarely changed.
 
     Args:
         latent_size: numbers L of the variational branch's latent vector.
         final_norm: group norm and ReLU before the last convolution, as SegResNet has (the paper's table has not).
         checkpointing: compute the activations of each level anew in the backward pass instead of keeping them.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
     """
 
     latent_size: int = 128
     final_norm: bool = False
     checkpointing: bool = False
+    modality_dropout: float = 0.0
 
 
 class NvNet(SegResNet):
@@ -66,7 +69,6 @@ class NvNet(SegResNet):
         crop_size: sides of the training images `(H, W, D)`, multiples of 8; the variational branch is made for them.
         dropout: probability of the spatial dropout after the first convolution.
         vae: whether there is a variational branch.
-        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
         settings: what is rarely changed.
 
     Shapes: `forward(image [B, C, H, W, D])`.
@@ -88,7 +90,6 @@ class NvNet(SegResNet):
         crop_size: Sequence[int] = (160, 192, 128),
         dropout: float = 0.2,
         vae: bool = True,
-        modality_dropout: float = 0.0,
         settings: NvNetSettings = NvNetSettings(),
     ) -> None:
         if init_filters % _GROUPS:
@@ -103,7 +104,7 @@ class NvNet(SegResNet):
         )
         self.crop_size = tuple(crop_size)
         self.checkpointing = settings.checkpointing
-        self.modality_dropout = ModalityDropout(modality_dropout)
+        self.modality_dropout = ModalityDropout(settings.modality_dropout)
         if not settings.final_norm:  # in place, so that the convolution keeps SegResNet's name
             self.conv_final[0] = self.conv_final[1] = nn.Identity()
         self.vae = None
@@ -119,6 +120,15 @@ class NvNet(SegResNet):
                 checkpointing=settings.checkpointing,
             )
         self.register_load_state_dict_pre_hook(_leave_out_the_branch)
+
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Returns the axes of weights that belong to single channels or regions, see `map_weights`."""
+        makes = {
+            "conv_final.2.conv": NamedAxis("regions", 0),
+            "vae.end.conv": NamedAxis("channels", 0),
+        }
+        first = {"convInit.conv.weight": NamedAxis("channels", 1, True)}
+        return {**first, **{f"{name}.{part}": axis for name, axis in makes.items() for part in ("weight", "bias")}}
 
     def forward(self, x: Tensor) -> NvNetOutput | Tensor:  # type: ignore[override]
         """Segments an image, and in training reconstructs it.
@@ -156,7 +166,7 @@ class NvNet(SegResNet):
         return self.conv_final(x)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` takes instead of this network."""
+        """Returns the module that `torch.jit.script` takes instead of this network."""
         return ScriptedNetwork(self, self.in_channels)
 
 

@@ -46,7 +46,7 @@ class ConditionalBatchNorm(nn.Module):
         return torch.addcmul(shift, x, scale)
 
     def scale_and_shift(self, latent: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """What the layer is for latent vectors `[..., L]` and statistics `[1]`: factors and summands `[..., F]`."""
+        """Returns the layer for latent vectors `[..., L]` and statistics `[1]` as factors and summands `[..., F]`."""
         scale = self.gamma(latent) * torch.rsqrt(var + self.eps)
         return scale, self.beta(latent) - mean * scale
 

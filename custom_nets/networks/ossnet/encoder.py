@@ -15,7 +15,7 @@ from custom_nets.networks.pade.activation import PadeActivation
 
 
 class Latent(NamedTuple):
-    """What an encoder knows of a volume.
+    """Output of the encoder.
 
     Attributes:
         vectors: `[B, 1 or 6, L]`: the decoder's input (row 0) and, where there are six, a row for each of its blocks.

@@ -37,7 +37,7 @@ class _Layer(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """How points enter the first block's first layer and its skip connection.
+    """Weights by which points enter the first block's first layer and its skip connection.
 
     Attributes:
         coordinates: `[3, F]`, float32.

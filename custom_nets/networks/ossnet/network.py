@@ -13,6 +13,7 @@ from torch import Tensor
 from custom_nets.errors import InputError
 from custom_nets.networks.base import Decoder, OccupancyNetworkBase, working_dtype
 from custom_nets.networks.geometry import plain_tensor, resize_to_grid, unit_coordinates, unit_steps
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.ossnet.decoder import OSSNetDecoder
 from custom_nets.networks.ossnet.encoder import Latent, OSSNetEncoder
 from custom_nets.networks.ossnet.folded import FoldedDecoder
@@ -27,7 +28,7 @@ from custom_nets.networks.pade.activation import PadeActivation
 
 
 class Variant(NamedTuple):
-    """What tells one variant from another: patches that the decoder reads, and the kind of encoder."""
+    """A variant of the paper: the patches that the decoder reads, and the kind of encoder."""
 
     local_patches: bool
     mid_range_patches: bool
@@ -61,7 +62,7 @@ PUBLISHED: dict[str, dict] = {
 
 @dataclass(frozen=True)
 class OSSNetSettings:
-    """What is rarely changed of an `OSSNet`.
+    """Settings of an `OSSNet` that are rarely changed.
 
     Args:
         coordinates: `unit` (each axis of the image -1..1) or `voxel` (raw indices, as the published weights expect).
@@ -69,6 +70,7 @@ class OSSNetSettings:
         mid_range_pooling: `mean`, or `max` as the published inference pools.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
         compile_activations: see `PadeActivation`.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
 
     Raises:
         InputError: for an unknown kind of coordinates or pooling.
@@ -79,6 +81,7 @@ class OSSNetSettings:
     mid_range_pooling: str = "mean"
     points_per_chunk: int = 2048
     compile_activations: bool = True
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("coordinates", ("unit", "voxel")), ("mid_range_pooling", ("mean", "max"))):
@@ -121,7 +124,7 @@ class OSSNet(OccupancyNetworkBase):
         norm: str | tuple = "batch",
         settings: OSSNetSettings = OSSNetSettings(),
     ) -> None:
-        super().__init__(settings.points_per_chunk)
+        super().__init__(settings.points_per_chunk, settings.modality_dropout)
         if variant not in VARIANTS:
             msg = f"variant is '{variant}'; expected one of {', '.join(VARIANTS)}"
             raise InputError(msg)
@@ -163,6 +166,13 @@ class OSSNet(OccupancyNetworkBase):
         sizes = dict(PUBLISHED[dataset])
         settings = OSSNetSettings(coordinates="voxel", latent_size=sizes.pop("latent_size"))
         return cls(variant, num_regions=1, settings=settings, **sizes)
+
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Returns the axes of weights that belong to single channels or regions, see `map_weights`; patches mix."""
+        reads = {f"encoder.blocks.0.{part}.weight": NamedAxis("channels", 1, True) for part in ("conv1", "skip")}
+        makes = {f"{part}.weight": NamedAxis("regions", 0) for part in ("encoder.segmentation", "decoder.to_logits")}
+        mixed = (name for name in self.state_dict() if name.startswith("decoder.patch_mapping."))
+        return {**reads, **makes, **dict.fromkeys(mixed)}
 
     @property
     def bytes_per_point(self) -> int:

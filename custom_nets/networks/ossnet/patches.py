@@ -133,7 +133,7 @@ def _whole_windows(
 def _row_offsets(
     strides: tuple[int, ...], channels: int, start: int, stride: int, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Where the rows of a window begin `[channels * size * size]`, in memory, from its voxel; and the strides `[3]`."""
+    """Returns offsets in memory of a window's rows `[channels * size * size]` from its voxel, and strides `[3]`."""
     steps = torch.arange(size) * stride + start
     rows = (steps * strides[1])[:, None] + steps * strides[2] + start * strides[3]
     offsets = (torch.arange(channels) * strides[0])[:, None, None] + rows

@@ -26,12 +26,13 @@ from custom_nets.networks.geometry import (
     unit_coordinates,
     unit_steps,
 )
+from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.pyramid.encoder import PyramidEncoder
 from custom_nets.networks.pyramid.sampling import sample_features, sample_neighbourhoods
 
 
 class PyramidLatent(NamedTuple):
-    """What the encoder knows of a volume.
+    """Output of the encoder.
 
     Attributes:
         features: of each level, finest first: `[B, h, w, d, F]`, channels last. Every level spans the whole image.
@@ -46,7 +47,7 @@ class PyramidLatent(NamedTuple):
 
 @dataclass(frozen=True)
 class PyramidSettings:
-    """What is rarely changed of a `PyramidOSSNet`.
+    """Settings of a `PyramidOSSNet` that are rarely changed.
 
     Args:
         depths: 3x3x3 convolutions of each level; None: one on the finest, where they cost most, two on the others.
@@ -56,6 +57,7 @@ class PyramidSettings:
         norm: normalisation by MONAI's names; one that needs no large batch.
         act: activation by MONAI's names, of encoder and decoder.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
+        modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
 
     Raises:
         InputError: for a neighbourhood that is not odd.
@@ -68,6 +70,7 @@ class PyramidSettings:
     norm: str | tuple = ("group", {"num_groups": 8})
     act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
     points_per_chunk: int = 16_384
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.neighbourhood and self.neighbourhood % 2 == 0:
@@ -114,7 +117,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         settings: PyramidSettings = PyramidSettings(),
         reduction: int | Sequence[int] | None = None,
     ) -> None:
-        super().__init__(settings.points_per_chunk)
+        super().__init__(settings.points_per_chunk, settings.modality_dropout)
         if reduction is not None:
             warnings.warn("`reduction` is deprecated; its new name is `downsampling`", FutureWarning, stacklevel=2)
             downsampling = reduction
@@ -202,8 +205,20 @@ class PyramidOSSNet(OccupancyNetworkBase):
         parts.append(unit_coordinates(points, unit_steps(image)))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
 
+    def named_axes(self) -> dict[str, NamedAxis | None]:
+        """Returns the axes of weights that belong to single channels or regions, see `map_weights`."""
+        views = 1 if self.contrast is None else 2
+        inputs = self.get_parameter("decoder.0.weight").shape[1]
+        features = inputs - 3 - views * self.in_channels * self.neighbourhood**3
+        raw = NamedAxis("channels", 1, True, features, views, self.neighbourhood**3, 3)
+        made = {f"encoder.segmentation.{part}": NamedAxis("regions", 0) for part in ("weight", "bias")}
+        last = f"decoder.{len(self.decoder) - 1}"
+        made |= {f"{last}.{part}": NamedAxis("regions", 0) for part in ("weight", "bias")}
+        first = NamedAxis("channels", 1, True, views=views)
+        return {"encoder.levels.0.0.conv.weight": first, "decoder.0.weight": raw, **made}
+
     def _views(self, values: Tensor, dim: int) -> Tensor:
-        """What the network sees of intensities: with `contrast`, twice the channels along `dim`."""
+        """Returns the intensities as the network sees them: with `contrast`, twice the channels along `dim`."""
         if self.contrast is None:
             return values
         low, high = self.contrast

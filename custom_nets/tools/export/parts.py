@@ -1,4 +1,4 @@
-"""What is exported of a network: parts with tensors in and out, their names, and random inputs of any size."""
+"""Parts of a network for export: tensors in and out, their names, and random inputs of any size."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def write_abdomen_phantoms(
 
 @dataclass(frozen=True)
 class Scan:
-    """How one patient was scanned.
+    """Scan of one patient.
 
     Attributes:
         size: field of view in mm along left-right, front-back, head-feet.

@@ -24,7 +24,7 @@ from custom_nets.tools.phantoms.smooth_fields import FloatArray, SmoothField
 Roots = tuple[tuple[list[Point], list[float]], ...]
 
 REACH = (225.0, 190.0, 175.0)
-"""How far random fields are defined around the centre of a scan (mm)."""
+"""Extent of random fields around the centre of a scan (mm)."""
 
 BEND = 3.5
 """Standard deviation (mm) of the smooth deformation of everything."""
@@ -64,7 +64,7 @@ PORTAL_ROOTS: Roots = (
 
 @dataclass(frozen=True)
 class Patient:
-    """What differs between two bodies, beside their outlines.
+    """Differences between bodies, beside their outlines.
 
     Attributes:
         scale: size along each axis, 1 the average.

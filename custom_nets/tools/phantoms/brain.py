@@ -124,7 +124,7 @@ def write_brain_phantoms(
 
 
 class Session(NamedTuple):
-    """What one case was scanned with: the scanner, signals of tissue, and how far disease is pulled to healthy ones."""
+    """Scan of one case: the scanner, signals of tissue, and how far disease is pulled to healthy ones."""
 
     scanner: Scanner
     signals: Signals

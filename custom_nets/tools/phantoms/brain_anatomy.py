@@ -17,7 +17,7 @@ FIELD_OF_VIEW = (240.0, 240.0, 155.0)
 """Size of every phantom in mm, whatever its voxels."""
 
 REACH = tuple(size / 2 + 10 for size in FIELD_OF_VIEW)
-"""How far random fields are defined around the centre (mm)."""
+"""Extent of random fields around the centre (mm)."""
 
 CEREBRUM: tuple[Ellipsoid, ...] = (
     ((14, 0, 13), (54, 84, 51)),
@@ -42,7 +42,7 @@ CORTEX_THICKNESS = 3.0
 
 @dataclass(frozen=True)
 class Build:
-    """What differs between two patients' heads.
+    """Differences between patients' heads.
 
     Attributes:
         scale: size of the brain along each axis, 1 the average.

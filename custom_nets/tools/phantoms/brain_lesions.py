@@ -257,7 +257,7 @@ def _with_volume(level: FloatArray, territory: FloatArray, volume: float, grid: 
 
 
 def _without_islands(grid: BrainGrid, whole: FloatArray, core: FloatArray) -> NDArray[np.bool_]:
-    """Where tumour may be: its pieces that touch a core, and the blurred edge around them."""
+    """Returns the places of tumour: its pieces that touch a core, and the blurred edge around them."""
     pieces, _ = ndimage.label(grid.scatter(whole > 0))
     kept = np.unique(pieces[grid.scatter(core > 0)])
     kept_mask = np.isin(pieces, kept[kept > 0])

@@ -17,7 +17,7 @@ Signals = Mapping[str, tuple[float, float, float, float]]
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a scanner and its protocol do to the signal of tissue.
+    """Effect of a scanner and its protocol on the signal of tissue.
 
     Attributes:
         gamma: exponent of the signal in FLAIR, T1, T1ce, T2: above 1 it spreads bright tissues, below 1 dark ones.
@@ -36,7 +36,7 @@ class Scanner:
 
 @dataclass(frozen=True)
 class LesionPlan:
-    """What the lesions of a case are drawn from.
+    """Distributions that the lesions of a case are drawn from.
 
     Attributes:
         counts: odds of one, two, three, … lesions.
@@ -69,7 +69,7 @@ class LesionPlan:
 
 @dataclass(frozen=True)
 class PhantomStyle:
-    """What a cohort of synthetic cases looks like.
+    """Look of a cohort of synthetic cases.
 
     Attributes:
         lesions: what lesions are drawn from; None: the fixed sequence of the standard style.

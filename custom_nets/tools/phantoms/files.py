@@ -1,4 +1,4 @@
-"""What all synthetic cohorts share: checked arguments, and volumes written whole or not at all."""
+"""Parts of all synthetic cohorts: checked arguments, and volumes written whole or not at all."""
 
 from __future__ import annotations
 

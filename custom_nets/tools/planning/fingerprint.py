@@ -31,12 +31,17 @@ SPECK = 8
 """Voxels; a smaller component of a label is taken for a slip of the pen."""
 
 _SAMPLE = 10_000
-_SIDES = {"left", "right", "l", "r", "lt", "rt"}
+_ENDS = (
+    {"left", "right", "l", "r", "lt", "rt"},
+    {"anterior", "posterior", "ventral", "dorsal", "front", "back"},
+    {"superior", "inferior", "cranial", "caudal", "upper", "lower", "top", "bottom"},
+)
+"""Words for the two ends of each axis, in labels that tell them apart."""
 
 
 @dataclass(frozen=True)
 class Intensities:
-    """What the voxels of one channel are like.
+    """Intensities of one channel.
 
     Args:
         least: the darkest voxel of all cases.
@@ -55,7 +60,7 @@ class Intensities:
 
 @dataclass(frozen=True)
 class RegionSizes:
-    """How large the parts of one region are.
+    """Sizes of the parts of one region.
 
     Args:
         name: of the region.
@@ -85,7 +90,8 @@ class Fingerprint:
         sizes: of each region; likewise.
         cases: number of labelled cases; 0: as many as shapes.
         nested: whether a region lies within another.
-        mirrors: whether left and right may be exchanged: the record allows it, and no label is named after a side.
+        mirrors: axes along which images may be mirrored, 0 left-right, 1 front-back, 2 up-down: no label is named after
+            an end of the axis, and the record does not forbid to exchange left and right.
     """
 
     title: str
@@ -98,7 +104,7 @@ class Fingerprint:
     sizes: tuple[RegionSizes, ...] = ()
     cases: int = 0
     nested: bool = False
-    mirrors: bool = True
+    mirrors: tuple[int, ...] = (0, 1, 2)
 
     @property
     def count(self) -> int:
@@ -204,8 +210,13 @@ def measure(record: Record, items: Sequence[Mapping[str, Any]]) -> Fingerprint:
         sizes=sizes,
         cases=len(items),
         nested=any(inner < outer for inner in numbers for outer in numbers),
-        mirrors=record.mirrors and not any(_SIDES & set(re.split(r"[^a-z]+", name.lower())) for name in names),
+        mirrors=_mirrors(names, record.mirrors),
     )
+
+
+def _mirrors(names: Sequence[str], sides: bool) -> tuple[int, ...]:
+    words = {word for name in names for word in re.split(r"[^a-z]+", name.lower())}
+    return tuple(axis for axis, ends in enumerate(_ENDS) if not ends & words and (sides or axis != 0))
 
 
 def _measure_case(image: np.ndarray, regions: np.ndarray, spacing: tuple[float, ...]) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
     """Returns both documents of a bundle's specification, see `build_bundle`."""
     labels, own = record.require_labels(), plan.grid == "spacing"
     fragments = ["metadata", "run", "cases", *_FRAGMENTS[plan.grid]]
+    if len(record.channels) > 1:
+        fragments.append("modalities")
     if own:  # CT has its own intensities and orientation
         fragments += ["ct"] if plan.scaling == "window" else ["mri"]
         fragments += ["disk_cache"]
@@ -140,7 +142,7 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
             **both,
         },
         "train": {key: value for key, value in plan.keys.items() if key in _TRAINING_ONLY},
-        "inference": {"voxel_warnings": record.channel_names == ("CT",)},
+        "inference, evaluate": {"voxel_warnings": record.channel_names == ("CT",)},
         "overfit": {"epochs": 10, "epoch_length": 50, "batch_size": 1},
         "metadata": {
             "name": name,
@@ -163,6 +165,7 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
     both_parts, train_parts = components["train, inference"], components["train"]
     if plan.grid == "crops":
         components["overfit"] = _overfit_crops()
+        keys["train"].update(learning_rate=0.0001, weight_decay=0.00001)  # as published, of Adam
     if plan.scaling == "whole" or (plan.scaling == "window" and plan.grid == "crops"):
         both_parts["crop#select_fn"] = {"_target_": "custom_nets.transforms.is_above_least", "_mode_": "callable"}
     if plan.scaling == "whole":
@@ -193,8 +196,8 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
         train_parts["deterministic_transforms"] = _steps(
             "load check to_regions orient_pair crop_pair normalize resample_pair to_half border_map keep_pair"
         )
-    if not plan.mirrors:
-        train_parts.update(_without_left_right(plan))
+    if not set(plan.usual_mirrors) <= set(plan.mirrors):
+        train_parts["random_transforms"] = _augmentation(plan)
     return [keys, components]
 
 
@@ -299,35 +302,17 @@ def _steps(names: str) -> list[str]:
     return [f"@{name}" for name in names.split()]
 
 
-def _without_left_right(plan: Plan) -> dict[str, Any]:
-    """Returns the augmentation without a flip along the first axis; scans of one spacing as CT have none at all."""
-    if plan.grid == "spacing" and plan.scaling == "window":
-        return {}
-    if plan.grid == "crops":
-        intensity = {"_target_": "RandScaleIntensityd", "factors": "@intensity_scale"}
-        shift = {"_target_": "RandShiftIntensityd", "offsets": "@intensity_shift"}
-        crop: dict[str, Any] = {"_target_": "RandSpatialCropd", "roi_size": "@crop_size", "random_size": False}
-        flip = {"_target_": "RandFlipd", "keys": _PAIR[:2], "prob": "@mirror_prob"}
-        return {
-            "random_transforms": [
-                {**crop, "keys": _PAIR[:2]},
-                *({**flip, "spatial_axis": axis} for axis in (1, 2)),
-                *({**each, "keys": "image", "channel_wise": True, "prob": 1.0} for each in (intensity, shift)),
-            ]
-        }
-    noise: dict[str, Any] = {
-        "_target_": "custom_nets.transforms.RandGaussianNoised",
-        "std": "@noise_std",
-        "sample_std": False,
-    }
-    brightness: dict[str, Any] = {
-        "_target_": "RandShiftIntensityd",
-        "offsets": "@brightness_shift",
-        "channel_wise": True,
-    }
-    return {
-        "random_transforms": [
-            {"_target_": "RandFlipd", "keys": _PAIR, "prob": 0.5, "spatial_axis": 1},
-            *({**each, "keys": "image", "prob": 0.5} for each in (brightness, noise)),
-        ]
-    }
+def _augmentation(plan: Plan) -> list[dict[str, Any]]:
+    """Returns the augmentation of the fragments, mirrored along the axes of the plan alone."""
+    crops = plan.grid == "crops"
+    axes = [axis for axis in plan.usual_mirrors if axis in plan.mirrors]
+    keys, prob = (_PAIR[:2], "@mirror_prob") if crops else (_PAIR, 0.5)
+    flips = [{"_target_": "RandFlipd", "keys": keys, "prob": prob, "spatial_axis": axis} for axis in axes]
+    crop = {"_target_": "RandSpatialCropd", "keys": keys, "roi_size": "@crop_size", "random_size": False}
+    scale = {"_target_": "RandScaleIntensityd", "factors": "@intensity_scale", "channel_wise": True}
+    shift = {"_target_": "RandShiftIntensityd", "channel_wise": True}
+    noise = {"_target_": "custom_nets.transforms.RandGaussianNoised", "std": "@noise_std", "sample_std": False}
+    crop_changes = [scale, {**shift, "offsets": "@intensity_shift"}]
+    changes = crop_changes if crops else [{**shift, "offsets": "@brightness_shift"}, noise]
+    intensity = [{**change, "keys": "image", "prob": 1.0 if crops else 0.5} for change in changes]
+    return [*([crop] if crops else []), *flips, *intensity]

@@ -13,7 +13,7 @@ import torch
 from custom_nets.errors import InputError
 from custom_nets.inferers import OccupancyInferer
 from custom_nets.inferers.memory import estimate_memory
-from custom_nets.networks import NvNet, PyramidOSSNet
+from custom_nets.networks import NvNet, PyramidOSSNet, PyramidSettings
 from custom_nets.tools.planning.fingerprint import Fingerprint
 from custom_nets.tools.planning.training_memory import estimate_training_memory
 
@@ -29,6 +29,9 @@ CELLS = {"size": 900_000, "spacing": 3_000_000}
 
 RESAMPLED_VOXELS = 64_000_000
 """Of a typical image at the bundle's spacing: a CT of the trunk at 1 mm."""
+
+SMALL = 32_000
+"""Cells up to which four images make a step, and not two, and the finest level has a second convolution."""
 
 TINY = 32
 """Voxels; larger images are downsampled at least by 2, for their detail is what the decoder sees."""
@@ -63,7 +66,7 @@ class Plan:
         network: ossnet (Pyramid OSS-Net) or nvnet.
         grid: whether images are brought to one size, to one spacing, or seen as crops.
         scaling: of intensities: a window of Hounsfield units, by the voxels that are not 0, or by all.
-        mirrors: whether images are mirrored left to right in training.
+        mirrors: axes along which images may be mirrored in training.
         choices: keys with value and reason.
         notes: what a person should know besides.
         training_memory: GiB that a step of training takes, estimated.
@@ -73,7 +76,7 @@ class Plan:
     network: NetworkName
     grid: Grid
     scaling: Scaling
-    mirrors: bool
+    mirrors: tuple[int, ...]
     choices: tuple[Choice, ...]
     notes: tuple[str, ...]
     training_memory: float
@@ -83,6 +86,13 @@ class Plan:
     def keys(self) -> dict[str, Any]:
         """The value of each key."""
         return {choice.key: choice.value for choice in self.choices}
+
+    @property
+    def usual_mirrors(self) -> tuple[int, ...]:
+        """Axes along which the bundles' own augmentation mirrors."""
+        if self.grid == "crops":
+            return (0, 1, 2)
+        return () if self.grid == "spacing" and self.scaling == "window" else (0, 1)
 
 
 def make_plan(fingerprint: Fingerprint, network: NetworkName = "ossnet", memory: float = 8.0) -> Plan:
@@ -96,17 +106,16 @@ def make_plan(fingerprint: Fingerprint, network: NetworkName = "ossnet", memory:
     Raises:
         InputError: when nothing fits into the memory.
     """
-    batch_size = 2 if network == "ossnet" and fingerprint.count >= 4 else 1
     scaling, scaling_choices = _plan_scaling(fingerprint, network)
     if network == "nvnet":
         grid: Grid = "crops"
         space, needed = _plan_crops(fingerprint, memory)
-        inference = None
+        batch_size, inference = 1, None
     else:
         spread = _spacing_spread(fingerprint)
         grid = "spacing" if fingerprint.is_ct or spread > VARIED else "size"
         plan_space = _plan_spacing if grid == "spacing" else _plan_size
-        space, needed, inference = plan_space(fingerprint, memory, batch_size)
+        space, batch_size, needed, inference = plan_space(fingerprint, memory)
     choices = [*space, *scaling_choices, *_plan_length(fingerprint, batch_size)]
     return Plan(
         network=network,
@@ -120,7 +129,7 @@ def make_plan(fingerprint: Fingerprint, network: NetworkName = "ossnet", memory:
     )
 
 
-def _plan_size(fingerprint: Fingerprint, memory: float, batch_size: int) -> tuple[list[Choice], float, float]:
+def _plan_size(fingerprint: Fingerprint, memory: float) -> tuple[list[Choice], int, float, float]:
     """Plans an occupancy network on images of one size, whose downsampling may differ by axis."""
     size, reason = _image_size(fingerprint)
     spacing, finest = fingerprint.spacing, min(fingerprint.spacing)
@@ -129,10 +138,15 @@ def _plan_size(fingerprint: Fingerprint, memory: float, batch_size: int) -> tupl
         cells = [math.ceil(side / d) for side, d in zip(size, downsampling, strict=True)]
         if math.prod(cells) > CELLS["size"]:
             continue
-        channels = _channels(cells)
-        points = _points(math.prod(size))
+        channels, points = _channels(cells), _points(math.prod(cells))
+        batch_size = _batch_size(math.prod(cells), fingerprint.count)
+        depths = [2] * len(channels) if math.prod(cells) <= SMALL else None
         network = PyramidOSSNet(
-            len(fingerprint.channels), len(fingerprint.regions), downsampling=downsampling, channels=channels
+            len(fingerprint.channels),
+            len(fingerprint.regions),
+            downsampling=downsampling,
+            channels=channels,
+            settings=PyramidSettings(depths=depths),
         )
         shape = (len(fingerprint.channels), *size)
         needed = estimate_training_memory(network, shape, batch_size, points)
@@ -148,17 +162,19 @@ def _plan_size(fingerprint: Fingerprint, memory: float, batch_size: int) -> tupl
             "downsampling", downsampling, f"cells of the encoder are {cell} mm, as alike along each axis as they can"
         ),
         Choice("channels", channels, f"{len(channels)} levels, until the longest side of {max(cells)} cells is short"),
-        Choice("num_points", points, "of an image in training, by its size"),
+        Choice("depths", depths, "two convolutions on every level" if depths else "one on the finest level, two below"),
+        Choice("num_points", points, "of an image in training: about the work of the encoder again"),
+        Choice("cache_rate", *_cached(fingerprint, math.prod(size), memory)),
         Choice("coarse_step", step, step_reason),
         Choice("prior", "none", "no object is lost that the encoder's own coarse segmentation misses"),
         Choice("scan_step", None, "has a use with the prior 'restrict' alone"),
     ]
     largest = (shape[0], *(max(sides) for sides in zip(size, *_contents(fingerprint), strict=True)))
     inference = estimate_memory(network, OccupancyInferer(), largest, torch.device("cpu"))["peak"]
-    return choices, needed, inference
+    return choices, batch_size, needed, inference
 
 
-def _plan_spacing(fingerprint: Fingerprint, memory: float, batch_size: int) -> tuple[list[Choice], float, float]:
+def _plan_spacing(fingerprint: Fingerprint, memory: float) -> tuple[list[Choice], int, float, float]:
     """Plans an occupancy network on images of one spacing, the same along each axis."""
     lengths = np.multiply(fingerprint.shapes, fingerprint.spacings)
     typical, large = np.median(lengths, axis=0), np.percentile(lengths, 95, axis=0)
@@ -171,8 +187,8 @@ def _plan_spacing(fingerprint: Fingerprint, memory: float, batch_size: int) -> t
         cells = [math.ceil(length / spacing / downsampling) for length in typical]
         if math.prod(cells) > CELLS["spacing"]:
             continue
-        channels = _channels(cells)
-        points = _points(math.prod(size))
+        channels, points = _channels(cells), _points(math.prod(cells))
+        batch_size = _batch_size(math.prod(cells), fingerprint.count)
         network = PyramidOSSNet(
             count,
             len(fingerprint.regions),
@@ -200,7 +216,7 @@ def _plan_spacing(fingerprint: Fingerprint, memory: float, batch_size: int) -> t
             f"cells of the encoder are {spacing * downsampling:.3g} mm, the same along each axis as steps in mm are",
         ),
         Choice("channels", channels, f"{len(channels)} levels, until the longest side of {max(cells)} cells is short"),
-        Choice("num_points", points, "of an image in training, by its size"),
+        Choice("num_points", points, "of an image in training: about the work of the encoder again"),
         Choice("coarse_step", step, step_reason),
         Choice(
             "candidate_step",
@@ -212,7 +228,7 @@ def _plan_spacing(fingerprint: Fingerprint, memory: float, batch_size: int) -> t
     native = max(math.prod(shape) for shape in fingerprint.shapes) / math.prod(size)
     volumes = (parts["search"] + parts["result"] / 2) * native  # the bundle keeps results in half precision
     inference = parts["image"] * native + parts["weights"] + max(parts["encoder"], parts["points"] + volumes)
-    return choices, needed, inference
+    return choices, batch_size, needed, inference
 
 
 def _plan_crops(fingerprint: Fingerprint, memory: float) -> tuple[list[Choice], float]:
@@ -310,8 +326,23 @@ def _channels(cells: Sequence[int]) -> list[int]:
     return [min(16 << level, 128) for level in range(levels)]
 
 
-def _points(voxels: int) -> int:
-    return int(min(max(2 ** round(math.log2(voxels / 16)), 2048), 16_384))
+def _points(cells: int) -> int:
+    """Plans the points of an image: a thousand take about as long as 16 times as many cells of the finest level."""
+    return int(min(max(2 ** round(math.log2(cells / 16)), 1024), 16_384))
+
+
+def _batch_size(cells: int, count: int) -> int:
+    """Plans the images of a step: more where they are small, for two cost a CPU little more than one then."""
+    return max(1, min(4 if cells <= SMALL else 2, count // 2))
+
+
+def _cached(fingerprint: Fingerprint, voxels: int, memory: float) -> tuple[float, str]:
+    """Plans which share of the prepared cases stays in the main memory."""
+    numbers = len(fingerprint.channels) + len(fingerprint.regions)
+    needed = fingerprint.count * voxels * (4 * numbers + 1) / 2**30
+    fits = needed <= memory / 2
+    told = "all prepared cases stay in main memory" if fits else "prepared cases are too large to be kept"
+    return float(fits), f"{told}: {needed:.1f} GiB"
 
 
 def _lattice(fingerprint: Fingerprint, unit: str, usual: float) -> tuple[Any, str]:
@@ -323,7 +354,7 @@ def _lattice(fingerprint: Fingerprint, unit: str, usual: float) -> tuple[Any, st
     thin = smallest.thinnest if unit == "voxel" else smallest.thinnest_mm
     step = float(f"{min(max(thin / 2, usual / 4), usual):.2g}")
     reason = f"{unit}: the thinnest parts of {smallest.name} are {thin:.3g}, and no lattice point may miss them"
-    return (max(1, int(step)) if unit == "voxel" else step), reason
+    return (max(1, math.ceil(step)) if unit == "voxel" else step), reason
 
 
 def _spacing_spread(fingerprint: Fingerprint) -> float:
@@ -338,8 +369,9 @@ def _image_dtype(fingerprint: Fingerprint) -> torch.dtype:
 def _notes(
     fingerprint: Fingerprint, network: NetworkName, grid: Grid, memory: float, inference: float | None
 ) -> Iterator[str]:
-    if not fingerprint.mirrors:
-        yield "left and right are not exchanged in training: a label is named after a side, or the record forbids it"
+    for axis, ends in enumerate(("left and right", "front and back", "up and down")):
+        if axis not in fingerprint.mirrors:
+            yield f"{ends} are not exchanged in training: a label is named after one of them, or the record forbids it"
     for size in fingerprint.sizes:
         if size.present < 0.5:
             yield f"region {size.name} is in {100 * size.present:.0f} % of the cases; expect it to be learnt badly"

@@ -1,4 +1,4 @@
-"""What a step of training takes in memory, worked out before a bundle is written."""
+"""Estimate of the memory of a training step, before a bundle is written."""
 
 from __future__ import annotations
 

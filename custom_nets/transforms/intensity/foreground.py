@@ -1,4 +1,4 @@
-"""Where an image is not empty."""
+"""Foreground of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the result files of a case are called."""
+"""Names of the result files of a case."""
 
 from __future__ import annotations
 

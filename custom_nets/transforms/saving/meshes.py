@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,13 +18,19 @@ from monai.utils import convert_to_numpy, ensure_tuple_rep, optional_import
 from scipy.special import logit
 
 from custom_nets.errors import InputError
-from custom_nets.io.meshes import WRITERS, write_mesh
+from custom_nets.io.colours import rgb
+from custom_nets.io.meshes import MATERIALS, WRITERS, Material, write_materials, write_mesh
 from custom_nets.transforms.saving.case_files import case_id, result_file
 
 Space = Literal["RAS", "LPS"]
 
+_FEWEST = 4
+"""Triangles of a tetrahedron, the simplest closed surface."""
+
+_SIMPLIFIER = "{}; mesh_triangles needs fast-simplification: pip install fast-simplification"
+
 _LARGEST_LOGIT = math.log(1e6)
-"""What a probability of 1 counts as, and 0 with the other sign."""
+"""Value that stands for a probability of 1, and with the other sign for 0."""
 
 
 def affine_of(regions: Any, names: Sequence[str], source: str) -> np.ndarray:
@@ -132,8 +139,20 @@ def _surface(margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(vertices, dtype=np.float64), np.asarray(triangles).astype(np.int64)
 
 
+def _simplified(vertices: np.ndarray, triangles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a surface of about `count` triangles."""
+    simplify, _ = optional_import("fast_simplification", name="simplify", descriptor=_SIMPLIFIER)
+    middle = vertices.mean(axis=0)  # it counts in single precision
+    points, faces = simplify((vertices - middle).astype(np.float32), triangles.astype(np.int32), target_count=count)
+    return points.astype(np.float64) + middle, faces.astype(np.int64)
+
+
 def region_mesh(
-    probability: NdarrayOrTensor, affine: NdarrayOrTensor, threshold: float = 0.5, space: Space = "RAS"
+    probability: NdarrayOrTensor,
+    affine: NdarrayOrTensor,
+    threshold: float = 0.5,
+    space: Space = "RAS",
+    max_triangles: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns the surface of one region by marching cubes, closed and facing outwards.
 
@@ -147,6 +166,7 @@ def region_mesh(
         affine: voxel indices to RAS millimetres `[4, 4]`, as NIfTI has it.
         threshold: between 0 and 1, both excluded.
         space: axes of the result, "RAS" (NIfTI, 3D Slicer's display) or "LPS" (DICOM, ITK).
+        max_triangles: a surface of more is simplified to about as many (quadric error metrics); None keeps all.
 
     Returns:
         Vertices `[V, 3]` (patient millimetres) and triangles `[T, 3]` (counter-clockwise seen from outside), or None
@@ -177,6 +197,8 @@ def region_mesh(
     vertices, triangles = _surface(margin)
     matrix = convert_to_numpy(affine).astype(np.float64)
     world = (vertices - 1 + [part.start for part in box]) @ matrix[:3, :3].T + matrix[:3, 3]
+    if max_triangles is not None and len(triangles) > max_triangles:
+        world, triangles = _simplified(world, triangles, max_triangles)
     # The affine may mirror; a closed surface that faces outwards encloses a positive volume.
     if signed_volume(world, triangles) < 0:
         triangles = triangles[:, ::-1].copy()
@@ -193,15 +215,22 @@ class MeshSettings:
         formats: any of "obj", "ply", "stl".
         space: "RAS" (NIfTI) or "LPS" (DICOM).
         threshold: a region holds the voxels above it.
+        max_triangles: a surface of more is simplified to about as many; None keeps all.
 
-    Raises: InputError for an unknown format.
+    Raises: InputError for an unknown format, fewer triangles than a closed surface has, or a missing package.
     """
 
     formats: Sequence[str] = ("obj",)
     space: Space = "RAS"
     threshold: float = 0.5
+    max_triangles: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_triangles is not None and self.max_triangles < _FEWEST:
+            msg = f"mesh_triangles is {self.max_triangles}; expected at least {_FEWEST}, or null for all"
+            raise InputError(msg)
+        if self.max_triangles is not None and find_spec("fast_simplification") is None:
+            raise InputError(_SIMPLIFIER.format("the package fast-simplification is missing"))
         unknown = [kind for kind in self.formats if kind not in WRITERS]
         if unknown:
             msg = f"mesh format '{unknown[0]}' is unknown; expected any of {', '.join(WRITERS)}"
@@ -256,19 +285,31 @@ class SaveRegionMeshesd(MapTransform):
         item = dict(data)
         for key, name, suffix in self.key_iterator(item, self.names, self.suffixes):
             case, affine = case_and_affine(item, key, self.regions, self.case_key)
-            for channel, region in zip(item[key], self.regions, strict=True):
-                comment = f"{case} {region}, {name}, {self.settings.space} mm"
-                self._save(case, f"_{region}{suffix}", channel, affine, comment)
+            materials = [Material(region, rgb(index)) for index, region in enumerate(self.regions)]
+            for channel, material in zip(item[key], materials, strict=True):
+                comment = f"{case} {material.name}, {name}, {self.settings.space} mm"
+                self._save(case, suffix, channel, affine, comment, material)
+            if "obj" in self.settings.formats:
+                write_materials(result_file(self.output_dir, case, "").with_name(MATERIALS), materials)
         return item
 
-    def _save(self, case: str, ending: str, channel: NdarrayOrTensor, affine: np.ndarray, comment: str) -> None:
-        mesh = region_mesh(channel, affine, self.settings.threshold, self.settings.space)
+    def _save(
+        self,
+        case: str,
+        suffix: str,
+        channel: NdarrayOrTensor,
+        affine: np.ndarray,
+        comment: str,
+        material: Material,
+    ) -> None:
+        settings = self.settings
+        mesh = region_mesh(channel, affine, settings.threshold, settings.space, settings.max_triangles)
         for kind in self.settings.formats:
-            file = result_file(self.output_dir, case, f"{ending}.{kind}")
+            file = result_file(self.output_dir, case, f"_{material.name}{suffix}.{kind}")
             if mesh is None:
                 file.unlink(missing_ok=True)
             else:
-                write_mesh(file, *mesh, comment)
+                write_mesh(file, *mesh, comment, material)
 
 
 def suffix_of_each(keys: Sequence[Hashable], suffix: Sequence[str] | str) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ class OverlaySettings:
         window: intensities shown black and white (HU for CT); None adapts it to each case.
         focus: the region through whose largest section the slices go, see `draw_overlay`; None takes the outermost.
         dpi: dots an inch; a picture is 14 inches wide.
+        reread: whether `SaveResultsd` shows the files of `image`, read again; else it shows `image` as it is in the
+            item, which must then lie on the prediction's grid (else it is resampled) and have the unit of `window`.
 
     Raises: InputError when one of `shown` is no modality.
     """
@@ -41,6 +43,7 @@ class OverlaySettings:
     window: Sequence[float] | None = None
     focus: str | None = None
     dpi: int = 110
+    reread: bool = True
 
     def __post_init__(self) -> None:
         check_modalities(self.names, self.modalities)

@@ -11,6 +11,7 @@ import numpy as np
 from monai.config import NdarrayOrTensor
 from monai.utils import convert_to_numpy, optional_import
 
+from custom_nets.io.colours import COLOURS
 from custom_nets.transforms.regions import check_names
 from custom_nets.transforms.saving.meshes import as_array, bounding_box, region_in_box
 from custom_nets.transforms.saving.volumes import voxel_millilitres
@@ -18,9 +19,6 @@ from custom_nets.transforms.saving.volumes import voxel_millilitres
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = ("#56B4E9", "#F0E442", "#E8601C", "#CC79A7", "#009E73")
-"""Colours of regions, outermost first: told apart under the common forms of colour blindness, and on grey."""
 
 _BACKGROUND = "#0b0d10"
 _TEXT = "#e8eaed"
@@ -30,14 +28,13 @@ _MARGIN = 6
 """Voxels of air left round the body."""
 _SAMPLE = 2**22
 """Voxels that are enough for the percentiles of a channel."""
-Extent = tuple[float, float, float, float]
 
 _NEEDED = "{}; overlays need matplotlib: pip install matplotlib"
 
 
 @dataclass(frozen=True)
 class Plane:
-    """How one anatomical plane is cut from a RAS+ array and shown.
+    """An anatomical plane, as it is cut from a RAS+ array and shown.
 
     Args:
         name: of the plane.
@@ -147,19 +144,6 @@ def _colour(region: int, opacity: float = 1.0) -> tuple[float, float, float, flo
     return to_rgba(COLOURS[region % len(COLOURS)], opacity)
 
 
-def _fill(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Paints nested masks `[rows, columns]` as one RGBA picture, inner regions over outer ones."""
-    painted = np.zeros((*masks[0].shape, 4))
-    for r, mask in enumerate(masks):
-        painted[mask] = _colour(r, opacity=0.26)
-    return painted
-
-
-def _outline(axes: Axes, field: np.ndarray, level: float, extent: Extent, colour: Any, **line: Any) -> None:
-    if min(field.shape) > 1 and field.min() <= level < field.max():  # a line of voxels has no outline
-        axes.contour(field, levels=[level], colors=[colour], origin="upper", extent=extent, **line)
-
-
 def _mark(axes: Axes, plane: Plane, caption: str) -> None:
     """Writes direction letters, the caption, and a bar of 5 cm, outlined so that they can be read on the body too."""
     stroke, _ = optional_import("matplotlib.patheffects", name="withStroke", descriptor=_NEEDED)
@@ -179,24 +163,17 @@ def _mark(axes: Axes, plane: Plane, caption: str) -> None:
         axes.text(end - 25, above, "5 cm", color=_FAINT, fontsize=7, ha="center", va="bottom", **outlined)
 
 
-def _draw_panel(
-    axes: Axes,
-    grey: np.ndarray,
-    predicted: Sequence[np.ndarray],
-    labelled: Sequence[np.ndarray],
-    threshold: float,
-    sides: tuple[float, float],
-) -> None:
-    """Draws one picture; every array `[rows, columns]`, `sides` its width and height in millimetres."""
+def _draw_panel(axes: Axes, grey: np.ndarray, regions: _Slice, sides: tuple[float, float]) -> None:
+    """Draws one picture: `grey` is `[rows, columns]`, `sides` its width and height in millimetres."""
+    collection, _ = optional_import("matplotlib.collections", name="PathCollection", descriptor=_NEEDED)
     extent = (0.0, sides[0], 0.0, sides[1])
     limits = axes.get_ylim()
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bicubic", extent=extent, aspect="auto")
-    filled = _fill([field > threshold for field in predicted])
-    axes.imshow(filled, interpolation="nearest", extent=extent, aspect="auto")
-    for r, field in enumerate(predicted):
-        _outline(axes, field, threshold, extent, _colour(r), linewidths=1.3)
-    for mask in labelled:
-        _outline(axes, mask, 0.5, extent, _LABEL, linewidths=0.9, linestyles="dashed")
+    axes.imshow(regions.filled, interpolation="nearest", extent=extent, aspect="auto")
+    lines = [(paths, {"edgecolors": _colour(r), "linewidths": 1.3}) for r, paths in enumerate(regions.predicted)]
+    dashed = {"edgecolors": _LABEL, "linewidths": 0.9, "linestyles": "dashed"}
+    for paths, style in [*lines, *((paths, dashed) for paths in regions.labelled)]:
+        axes.add_collection(collection(paths, facecolors="none", zorder=2, **style), autolim=False)
     axes.set(xlim=(0, sides[0]), ylim=limits)
 
 
@@ -298,6 +275,62 @@ def _scene(
     )
 
 
+def _fill(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Paints nested masks `[rows, columns]` as one RGBA picture (uint8), inner regions over outer ones."""
+    painted = np.zeros((*masks[0].shape, 4), dtype=np.uint8)
+    for r, mask in enumerate(masks):
+        painted[mask] = np.round(255 * np.array(_colour(r, opacity=0.26)))
+    return painted
+
+
+def _outline(field: np.ndarray, level: float, sides: tuple[float, float]) -> list[Any]:
+    """Returns matplotlib's paths along which a field `[rows, columns]` crosses a level, in millimetres.
+
+    These are the lines of `Axes.contour`, whose colour maps and scales take several times as long as the lines.
+
+    Args:
+        field: first row uppermost.
+        level: of the lines.
+        sides: width and height of the picture in millimetres.
+    """
+    contour_generator, _ = optional_import("contourpy", name="contour_generator", descriptor=_NEEDED)
+    path, _ = optional_import("matplotlib.path", name="Path", descriptor=_NEEDED)
+    if min(field.shape) < 2 or not field.min() <= level < field.max():  # a line of voxels has no outline
+        return []
+    (width, height), (rows, columns) = sides, field.shape
+    x = (np.arange(columns) + 0.5) * (width / columns)
+    y = (np.arange(rows)[::-1] + 0.5) * (height / rows)
+    lines, codes = contour_generator(x, y, field, name="serial", line_type="SeparateCode").lines(level)
+    return [path(line, code) for line, code in zip(lines, codes, strict=True)]
+
+
+class _Slice(NamedTuple):
+    """One plane through the regions: what all channels show of them.
+
+    Args:
+        filled: RGBA picture `[rows, columns, 4]` of the predicted regions, uint8.
+        predicted: the outlines of each predicted region, see `_outline`.
+        labelled: those of each labelled region.
+    """
+
+    filled: np.ndarray
+    predicted: Sequence[list[Any]]
+    labelled: Sequence[list[Any]]
+
+
+def _cut_regions(scene: _Scene, plane: Plane, threshold: float) -> _Slice:
+    sides, index = scene.sides(plane), scene.centre[plane.axis]
+    predicted, labelled = (
+        [plane.cut(volume, index).astype(np.float32) for volume in volumes]
+        for volumes in (scene.predicted, scene.labelled)
+    )
+    return _Slice(
+        _fill([field > threshold for field in predicted]),
+        [_outline(field, threshold, sides) for field in predicted],
+        [_outline(mask, 0.5, sides) for mask in labelled],
+    )
+
+
 def _caption(scene: _Scene, plane: Plane, channel: str) -> str:
     """Names a picture: its channel, its plane, and where the plane lies in the patient."""
     millimetre = (scene.affine @ [*scene.centre, 1.0])[plane.axis]
@@ -371,13 +404,11 @@ def draw_overlay(
     chosen = 0 if focus is None else list(regions).index(focus)
     scene = _scene(image, prediction, label, matrix, window, threshold, chosen)
     figure, rows = _lay_out(scene)
+    regions_shown = [_cut_regions(scene, plane, threshold) for plane in PLANES]
     for row, channel, name in zip(rows, scene.channels, channel_names or [""] * len(rows), strict=True):
-        for axes, plane in zip(row, PLANES, strict=True):
-            grey, predicted, labelled = (
-                [plane.cut(volume, scene.centre[plane.axis]).astype(np.float32) for volume in volumes]
-                for volumes in ([channel.volume], scene.predicted, scene.labelled)
-            )
-            _draw_panel(axes, channel.grey(grey[0]), predicted, labelled, threshold, scene.sides(plane))
+        for axes, plane, shown in zip(row, PLANES, regions_shown, strict=True):
+            grey = channel.grey(plane.cut(channel.volume, scene.centre[plane.axis]).astype(np.float32))
+            _draw_panel(axes, grey, shown, scene.sides(plane))
             _mark(axes, plane, _caption(scene, plane, name))
     unit = voxel_millilitres(matrix)
     _legend(

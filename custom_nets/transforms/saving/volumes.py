@@ -198,7 +198,8 @@ class RegionVolumesd(MapTransform):
 class SaveRegionVolumesd(MapTransform):
     """Writes one JSON file a case, `<output_dir>/<case>/<case>_volumes<suffix>.json`, with the volume of each region.
 
-    It holds `case`, `spacing_mm`, `orientation` and, for each region, what `region_volumes` measures. Orientation tells
+    It holds `case`, `spacing_mm`, `orientation`, of a known record `dataset` and `labels` (name of each number of the
+    label map) and, for each region, what `region_volumes` measures. Orientation tells
     from what the place of the voxels is known, see `VolumeHeader`: "unknown" where left and right cannot be told, null
     where `LoadCased` did not read the image. The item is returned unchanged.
 
@@ -211,6 +212,9 @@ class SaveRegionVolumesd(MapTransform):
         case_key: where the item names its case; without it the name of the file read serves.
         allow_missing_keys: whether an item may lack a key.
         parts: names of the regions whose connected parts are listed with their sizes.
+        dataset: record of the numbers, see `get_record`; the item's own (`dataset_key`) wins where it has the regions;
+            None for none.
+        dataset_key: where the item names its record.
 
     Raises:
         InputError: when two keys would write the same file, or a region of `parts` is unknown.
@@ -226,10 +230,14 @@ class SaveRegionVolumesd(MapTransform):
         case_key: str = "case",
         allow_missing_keys: bool = False,
         parts: Sequence[str] = (),
+        dataset: str | None = None,
+        dataset_key: str = "dataset",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         check_names(parts, regions)
         self.parts = tuple(parts)
+        self.dataset = dataset
+        self.dataset_key = dataset_key
         self.output_dir = Path(output_dir)
         self.regions = tuple(regions)
         self.threshold = threshold
@@ -249,8 +257,16 @@ class SaveRegionVolumesd(MapTransform):
                 "case": case,
                 "spacing_mm": [round(float(side), 6) for side in affine_to_spacing(affine)],
                 "orientation": item[key].meta.get(ORIENTATION_KEY),
+                **self._numbers(item),
                 "regions": region_volumes(item[key], affine, self.regions, self.threshold, self.parts),
             }
             with atomic_file(result_file(self.output_dir, case, f"_volumes{suffix}.json")) as file:
                 file.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return item
+
+    def _numbers(self, item: Mapping[Hashable, Any]) -> dict[str, Any]:
+        """Returns the item's record and its label numbers."""
+        if self.dataset is None:
+            return {}
+        record = get_record(dataset_of(item.get(self.dataset_key), self.dataset, self.regions))
+        return {"dataset": record.name, "labels": {str(n): name for n, name in record.require_labels().names}}

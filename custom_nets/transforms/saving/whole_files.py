@@ -45,10 +45,13 @@ class WholeNibabelWriter(NibabelWriter):
         self.forms = str((meta_dict or {}).get(FORMS_KEY) or "")
 
     def write(self, filename: str | os.PathLike, verbose: bool = False, **kwargs: Any) -> None:
-        """Writes the file; `kwargs` are not used."""
+        """Writes the file; `description` among `kwargs` goes into the header's free text, where that has the room."""
         affine = np.eye(4) if self.affine is None else convert_to_numpy(self.affine).astype(np.float64)
         voxels = convert_to_numpy(self.data_obj)
         header = make_header(to_affine_nd(3, affine), self.forms)
+        description = str(kwargs.get("description", "")).encode()
+        if len(description) < header["descrip"].dtype.itemsize:
+            header["descrip"] = description
         dtype = get_equivalent_dtype(self.output_dtype or voxels.dtype, np.ndarray)
         header.set_data_dtype(dtype)
         # Without an affine of its own an image leaves the forms in the header as they are.

@@ -60,6 +60,15 @@ def test_sampled_segmentation_equals_the_resized_one() -> None:
     torch.testing.assert_close(sample_segmentation(segmentation, axes, shape), expected)  # type: ignore[arg-type]
 
 
+def test_a_voxel_without_a_probability_spoils_no_other() -> None:
+    segmentation = torch.full((1, 8, 8, 8), 0.9)
+    segmentation[0, 1, 1, 1] = torch.nan
+    axes = tuple(coarse_axis(n, 2, torch.device("cpu")) for n in (16, 16, 16))
+    sampled = sample_segmentation(segmentation, axes, (16, 16, 16))  # type: ignore[arg-type]
+    assert sampled.isfinite().all()
+    torch.testing.assert_close(sampled[:, 4:], torch.full_like(sampled[:, 4:], 0.9))
+
+
 def test_fine_segmentation_keeps_single_voxels() -> None:
     segmentation = torch.zeros(1, 32, 32, 32)
     segmentation[0, 13, 14, 15] = 1.0

@@ -39,3 +39,9 @@ def test_bad_argument_is_named(options: dict[str, object], message: str) -> None
 def test_steps_that_make_no_sense_are_refused(keys: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_inferer(**keys)
+
+
+@pytest.mark.parametrize("band", [0, -1, float("inf"), "some"])
+def test_a_band_that_makes_no_sense_is_refused(band) -> None:
+    with pytest.raises(InputError, match=r"band is .*; expected a width above 0, or all, or null"):
+        build_inferer(band=band)

@@ -329,3 +329,44 @@ def test_steps_in_millimetres_are_whole_voxels_along_each_axis() -> None:
     expected = torch.zeros(17, 33, 9, dtype=torch.int64)
     expected[::2, ::8, :] = 1
     assert torch.equal(network.queried(), expected)
+
+
+@pytest.mark.parametrize(("band", "spacing"), [(3, None), (4.0, 2.0)])
+def test_probabilities_within_a_band_are_the_networks(band, spacing) -> None:
+    """Of a soft ball every voxel within the band has its own probability, which is also the dense result's there."""
+    field = soft_ball(radius=9)
+    image = image_for(field)
+    unit = {} if spacing is None else {"step_unit": "mm"}
+    if spacing is not None:
+        image = MetaTensor(image, affine=torch.diag(torch.tensor([spacing] * 3 + [1.0])))
+    network = FieldNetwork(field)
+    found = build_inferer(coarse_step=8, band=band, **unit)(image, network)
+    dense = build_inferer(mode="dense")(image, FieldNetwork(field))
+    reach = band if spacing is None else round(band / spacing)
+    inside = (dense[0, 0] > 0.5).numpy()
+    rim = (ndimage.binary_dilation(inside) & ~inside) | (inside & ~ndimage.binary_erosion(inside))
+    grown = ndimage.binary_dilation(rim, np.ones([2 * int(reach) + 1] * 3))
+    assert (network.queried()[grown] == 1).all()
+    np.testing.assert_allclose(found[0, 0].numpy()[grown], dense[0, 0].numpy()[grown], rtol=1e-6)
+    assert network.queried()[~grown].float().mean() < 0.1
+
+
+def test_a_band_without_end_is_dense() -> None:
+    field = soft_ball(radius=6)
+    found = build_inferer(band="all", coarse_step=8)(image_for(field), FieldNetwork(field))
+    assert torch.equal(found, build_inferer(mode="dense")(image_for(field), FieldNetwork(field)))
+
+
+def test_what_a_band_finds_is_followed() -> None:
+    """A thin bar beside the ball, which the lattice misses: it is met within the band, then found whole."""
+    field = soft_ball(radius=6)
+    field[0, 0, 5:35, 29, 21] = 4.0
+    assert build_inferer(coarse_step=4)(image_for(field), FieldNetwork(field))[0, 0, 5, 29, 21] == 0
+    found = build_inferer(coarse_step=4, band=4)(image_for(field), FieldNetwork(field))
+    assert (found[0, 0, 5:35, 29, 21] > 0.5).all()
+
+
+def soft_ball(radius: float) -> torch.Tensor:
+    """Logits that fall from the middle of a ball to beyond its surface, a quarter a voxel."""
+    apart = torch.stack(torch.meshgrid(*[torch.arange(40.0)] * 3, indexing="ij")) - 19.7
+    return ((radius - apart.norm(dim=0)) / 4)[None, None]

@@ -121,7 +121,7 @@ def test_the_table_names_inputs_and_their_axes(tmp_path):
 )
 def test_what_cannot_be_exported_is_one_line(arguments, message, monkeypatch, capsys, tmp_path):
     bundle, *others = arguments
-    command = ["custom-nets", "export", str(REPOSITORY / "bundles" / bundle), "--out", str(tmp_path), *others]
+    command = ["custom-nets", "export", str(REPOSITORY / "bundles" / bundle), "--output_dir", str(tmp_path), *others]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as end:
         main()
@@ -138,7 +138,7 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 def test_the_command_prints_its_table(monkeypatch, capsys, tmp_path):
     bundle = REPOSITORY / "bundles" / "nvnet_brats"
     keys = ["--init_filters", "8", "--untrained", "true", "--shape", "16", "16", "16"]
-    command = ["custom-nets", "export", str(bundle), "--out", str(tmp_path), "--format", "torchscript", *keys]
+    command = ["custom-nets", "export", str(bundle), "--output_dir", str(tmp_path), "--format", "torchscript", *keys]
     monkeypatch.setattr(sys, "argv", command)
     main()
     assert "| network.ts | image [B, 4, H, W, D] |" in capsys.readouterr().out

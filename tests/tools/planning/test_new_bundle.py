@@ -102,7 +102,7 @@ def test_the_fingerprint_measures_what_is_there(tmp_path):
     assert fingerprint.spacings == ((1.0, 1.0, 2.0),) * 3
     assert [(size.present, size.thinnest, size.thinnest_mm) for size in fingerprint.sizes] == [(1, 8, 8), (1, 6, 6)]
     assert 120 < fingerprint.intensities[0].low < 160 < 240 < fingerprint.intensities[0].high < 290
-    assert not fingerprint.mirrors  # a label is named after a side
+    assert fingerprint.mirrors == (1, 2)  # a label is named after a side
     assert not fingerprint.nested
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from custom_nets.datasets.record import Channel
 from custom_nets.errors import InputError
+from custom_nets.tools.planning.examples import example_fingerprints
 from custom_nets.tools.planning.fingerprint import Fingerprint, Intensities, RegionSizes
 from custom_nets.tools.planning.plan import BESIDE, make_plan
 
@@ -21,22 +22,7 @@ def headers(channels, regions, shape, spacing, cases=40, **more) -> Fingerprint:
     return Fingerprint("data", channels, names, (shape,) * cases, (spacing,) * cases, **more)
 
 
-DATA = {
-    "brain": headers(mri(4), 3, (138, 170, 138), (1.0, 1.0, 1.0)),
-    "heart": headers(mri(1), 1, (320, 320, 115), (1.25, 1.25, 1.37), 20),
-    "liver": headers(CT, 2, (512, 512, 432), (0.77, 0.77, 1.0)),
-    "hippocampus": headers(mri(1), 2, (36, 50, 35), (1.0, 1.0, 1.0)),
-    "prostate": headers(mri(2), 2, (320, 320, 20), (0.62, 0.62, 3.6), 32),
-    "lung": headers(CT, 1, (512, 512, 252), (0.79, 0.79, 1.24)),
-    "pancreas": headers(CT, 2, (512, 512, 93), (0.8, 0.8, 2.5)),
-    "hepatic vessels": headers(CT, 2, (512, 512, 49), (0.8, 0.8, 5.0)),
-    "spleen": headers(CT, 1, (512, 512, 90), (0.79, 0.79, 5.0)),
-    "colon": headers(CT, 1, (512, 512, 95), (0.78, 0.78, 5.0)),
-    "kidneys": headers(CT, 3, (512, 512, 104), (0.78, 0.78, 3.0)),
-    "long CT": headers(CT, 5, (512, 512, 800), (0.7, 0.7, 0.7)),
-    "micro-CT": headers(CT, 1, (900, 900, 1200), (0.1, 0.1, 0.1), 10),
-    "thick MR": headers(mri(1), 4, (256, 256, 36), (1.6, 1.6, 7.7)),
-}
+DATA = example_fingerprints()
 
 
 @pytest.mark.slow
@@ -68,12 +54,12 @@ def test_occupancy_plans_make_sense(name):
 
 
 def test_thick_slices_are_downsampled_within_the_slice_alone():
-    assert make_plan(DATA["thick MR"]).keys["downsampling"][2] == 1
-    assert make_plan(DATA["thick MR"]).keys["downsampling"][0] > 1
+    assert make_plan(DATA["thick MR of four organs"]).keys["downsampling"][2] == 1
+    assert make_plan(DATA["thick MR of four organs"]).keys["downsampling"][0] > 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hippocampus", "prostate", "brain", "spleen"])
+@pytest.mark.parametrize("name", ["Task04 hippocampus", "Task01 brain tumour"])
 def test_crops_of_nvnet_fit_image_and_memory(name):
     small, large = (make_plan(DATA[name], "nvnet", memory) for memory in (4.0, 24.0))
     for plan, memory in ((small, 4.0), (large, 24.0)):
@@ -91,7 +77,7 @@ def test_less_memory_means_coarser_cells():
 
 def test_no_memory_is_refused():
     with pytest.raises(InputError, match="give --memory of a larger device"):
-        make_plan(DATA["brain"], memory=0.5)
+        make_plan(DATA["Task01 brain tumour"], memory=0.5)
 
 
 def test_intensities_decide_the_scaling():
@@ -112,7 +98,7 @@ def test_small_lesions_make_a_fine_lattice():
 
 def test_what_a_person_should_know_is_said():
     rare = RegionSizes("gallbladder", 0.1, 8.0, 8.0)
-    notes = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3, sizes=(rare,), mirrors=False)).notes
+    notes = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3, sizes=(rare,), mirrors=(1, 2))).notes
     assert any("gallbladder is in 10 %" in note for note in notes)
     assert any("left and right" in note for note in notes)
 

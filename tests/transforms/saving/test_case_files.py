@@ -50,7 +50,7 @@ def test_every_result_is_in_the_folder_of_its_case(tmp_path, name):
     save = Compose(
         [
             SaveResultsd(
-                tmp_path, ["liver"], True, MeshSettings(), OverlaySettings(["CT"], window=[0, 1]), reread=False
+                tmp_path, ["liver"], True, MeshSettings(), OverlaySettings(["CT"], window=[0, 1], reread=False)
             ),
             SaveImaged(
                 "pred",
@@ -67,7 +67,7 @@ def test_every_result_is_in_the_folder_of_its_case(tmp_path, name):
     save({"image": image, "pred": prediction, "case": name})
     (folder,) = tmp_path.iterdir()
     endings = ["_liver.obj", "_overlay.png", "_prediction.nii.gz", "_probabilities.nii.gz", "_volumes.json"]
-    assert sorted(file.name for file in folder.iterdir()) == [folder.name + ending for ending in endings]
+    assert {file.name for file in folder.iterdir()} == {folder.name + ending for ending in endings} | {"regions.mtl"}
     assert folder.name == file_name(name)
 
 

@@ -174,7 +174,7 @@ def test_one_file_a_region_and_format(tmp_path):
     data = item(ball, ball, ball)
     result = SaveRegionMeshesd("pred", tmp_path, REGIONS, MeshSettings(formats=("obj", "ply", "stl")))(data)
     expected = {f"c1_{region}.{kind}" for region in REGIONS for kind in ("obj", "ply", "stl")}
-    assert {f.name for f in (tmp_path / "c1").iterdir()} == expected
+    assert {f.name for f in (tmp_path / "c1").iterdir()} == {*expected, "regions.mtl"}
     assert result == data
 
 
@@ -183,7 +183,7 @@ def test_an_empty_region_leaves_no_file_of_an_earlier_run(tmp_path):
     save = SaveRegionMeshesd("pred", tmp_path, regions=("WT", "ET"))
     save(item(ball, ball))
     save(item(ball, 0 * ball))
-    assert [f.name for f in (tmp_path / "c1").iterdir()] == ["c1_WT.obj"]
+    assert [f.name for f in (tmp_path / "c1").glob("*.obj")] == ["c1_WT.obj"]
 
 
 def test_two_keys_need_two_suffixes(tmp_path):
@@ -197,7 +197,7 @@ def test_prediction_and_label_side_by_side(tmp_path):
     SaveRegionMeshesd(
         ["pred", "label"], tmp_path, regions=("WT",), name=("prediction", "label"), suffix=("", "_label")
     )(data)
-    assert {f.name for f in (tmp_path / "c1").iterdir()} == {"c1_WT.obj", "c1_WT_label.obj"}
+    assert {f.name for f in (tmp_path / "c1").glob("*.obj")} == {"c1_WT.obj", "c1_WT_label.obj"}
     assert (tmp_path / "c1/c1_WT_label.obj").read_text().startswith("# c1 WT, label, RAS mm\n")
 
 
@@ -209,6 +209,26 @@ def test_a_tensor_without_affine_is_refused(tmp_path):
 def test_wrong_number_of_channels_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"WT, TC, ET"):
         SaveRegionMeshesd("pred", tmp_path, REGIONS)(item(torch.tensor(BALL)))
+
+
+def test_a_surface_of_fewer_triangles_is_closed_and_where_it_was():
+    pytest.importorskip("fast_simplification")
+    x, y, z = np.meshgrid(*[np.arange(48) - 23.5] * 3, indexing="ij")
+    ball = (np.sqrt(x**2 + 1.4 * y**2 + 2 * z**2) < 20).astype(np.float32)
+    affine = np.diag([-0.8, 0.8, 2.0, 1])
+    affine[:3, 3] = (300, -500, 900)
+    whole, simple = region_mesh(ball, affine), region_mesh(ball, affine, max_triangles=1000)
+    assert len(whole[1]) > 10_000
+    assert len(simple[1]) <= 1000
+    assert unmatched_edges(simple[1]) == 0
+    assert signed_volume(*simple) == pytest.approx(signed_volume(*whole), rel=0.02)
+    np.testing.assert_allclose(simple[0].min(0), whole[0].min(0), atol=1)
+    np.testing.assert_allclose(simple[0].max(0), whole[0].max(0), atol=1)
+
+
+def test_fewer_triangles_than_a_surface_has_are_refused():
+    with pytest.raises(InputError, match="mesh_triangles is 3; expected at least 4, or null"):
+        MeshSettings(max_triangles=3)
 
 
 def test_an_unknown_format_is_refused():

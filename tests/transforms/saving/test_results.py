@@ -46,8 +46,8 @@ def ct_case(tmp_path):
 def test_the_files_of_a_ct_case(ct_case, tmp_path):
     pytest.importorskip("matplotlib")
     SaveResultsd(tmp_path / "out", **CT)(ct_case)
-    names = ["liver.obj", "overlay.png", "tumour.obj", "volumes.json"]
-    assert sorted(file.name for file in (tmp_path / "out" / "volume-7").iterdir()) == [f"volume-7_{n}" for n in names]
+    names = [f"volume-7_{name}" for name in ("liver.obj", "overlay.png", "tumour.obj", "volumes.json")]
+    assert sorted(file.name for file in (tmp_path / "out" / "volume-7").iterdir()) == ["regions.mtl", *names]
 
 
 def test_tumours_are_counted_and_measured(ct_case, tmp_path):
@@ -66,8 +66,8 @@ def test_the_picture_of_a_windowed_image_is_that_of_its_file(ct_case, tmp_path):
     image_module = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     windowed = {**ct_case, "image": WindowHounsfield(WINDOW)(ct_case["image"])}
-    picture = replace(CT["overlay"], window=to_intensities(WINDOW, WINDOW))
-    intensities = {**CT, "overlay": picture, "reread": False}
+    picture = replace(CT["overlay"], window=to_intensities(WINDOW, WINDOW), reread=False)
+    intensities = {**CT, "overlay": picture}
     SaveResultsd(tmp_path / "files", **{**CT, "meshes": None})(ct_case)
     SaveResultsd(tmp_path / "item", **{**intensities, "meshes": None})(windowed)
     name = "volume-7/volume-7_overlay.png"
