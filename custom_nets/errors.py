@@ -164,7 +164,21 @@ def show_errors(debug: bool = False) -> None:
             tell_torchrun(message)
             print(f"error: {message}", file=sys.stderr)
 
+    def show_of_thread(raised: threading.ExceptHookArgs) -> None:
+        if raised.exc_value is not None:  # of TensorBoard's writer, which raises it in the main thread, too
+            show(raised.exc_type, raised.exc_value, raised.exc_traceback)
+
     sys.excepthook = show
+    threading.excepthook = show_of_thread
+    for handler in logging.getLogger().handlers:
+        (handler.removeFilter if debug else handler.addFilter)(_shorten)
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Cuts what ignite logs of an error to its first line: a loader's process hands over its traceback as text."""
+    if record.name.startswith("ignite") and record.levelno >= logging.ERROR:
+        record.msg, record.args = record.getMessage().partition("\n")[0], ()
+    return True
 
 
 def end_at_sigterm() -> None:

@@ -2,7 +2,9 @@
 
 import ast
 import json
+import logging
 import sys
+import threading
 
 import pytest
 import torch
@@ -156,3 +158,31 @@ def test_what_configs_name_raises_input_errors(room):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 assert ast.unparse(node.exc.func) not in bare, f"{file.name}:{node.lineno}"
+
+
+def test_the_traceback_of_a_worker_is_not_logged(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    logged = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    show_errors()
+    logging.getLogger("ignite.engine").error("ended: Caught KeyError in a worker.\nOriginal Traceback:\n  File")
+    show_errors(debug=True)
+    logging.getLogger("ignite.engine").error("ended\nOriginal Traceback")
+    assert logged == ["ended: Caught KeyError in a worker.", "ended\nOriginal Traceback"]
+
+
+def test_an_error_of_a_thread_is_a_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    show_errors()
+
+    def write():
+        raise OSError(28, "No space left on device")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err.startswith("error: the disk is full; free some space")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
 
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.model_settings import check_settings, settings_of
@@ -33,6 +34,7 @@ class LoadWeights:
         network: to load into, every key and shape must fit.
         keys: of the config, that describe the network and its input; compared with those of the model's training.
         strict: whether a key that differs is an error, see `check_settings`; false where the network is trained on.
+        members: files of the networks of an ensemble, which are compared likewise and loaded by its inferer.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class LoadWeights:
         network: torch.nn.Module,
         keys: Mapping[str, Any] | None = None,
         strict: bool = True,
+        members: Sequence[str | Path] | str | Path = (),
     ) -> None:
         self.path = path
         self.network = network
         self.keys = keys or {}
         self.strict = strict
+        self.members = [str(member) for member in ensure_tuple(members) if str(member) != str(path)]
 
     def attach(self, engine: Engine) -> None:
         """Registers with a trainer or an evaluator."""
@@ -70,6 +74,8 @@ class LoadWeights:
             raise InputError(msg)
         keys = {key: value for key, value in self.keys.items() if not names or key not in _NAMED.values()}
         check_settings(str(self.path), state, keys, self.strict)
+        for member in self.members:
+            check_settings(member, read_state_dict(member), self.keys, self.strict)
         engine.logger.info("loaded %s", self.path)
         for line in _told(names, anew):
             engine.logger.warning("%s: %s", self.path, line)

@@ -53,6 +53,9 @@ SPACINGS = (0.01, 100.0)
 LONGEST_SIDE = 5000.0
 """No scan is longer (mm); resampled, one that claims to be would ask for more memory than there is."""
 
+MAX_ORIGIN = 1e7
+"""No scan lies so far (mm) from the origin of its coordinates, where float32 no longer tells voxels apart."""
+
 _CHANNELS = "channels: "
 _GZIP_RATIO = 1032  # deflate packs no better, see zlib's technical notes
 _KINDS = {"c": "complex numbers", "V": "several numbers each (colours)"}
@@ -182,8 +185,10 @@ def _check_voxel_sizes(path: str | os.PathLike, place: str) -> None:
 def _check_affine(affine: np.ndarray, shape: tuple[int, ...], unit: float, place: str) -> None:
     """Checks that an affine (mm) is one of a scan."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod():
-        msg = f"{place}: unusable affine {affine.tolist()} (singular or NaN); repair the header's sform or qform"
+    usable = np.isfinite(affine).all() and np.abs(affine[:3, 3]).max() < MAX_ORIGIN
+    if not usable or not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod():
+        found = f"{affine.tolist()} (singular, NaN or far away)"
+        msg = f"{place}: unusable affine {found}; repair the header's sform or qform"
         raise InputError(msg)
     least, most = SPACINGS
     if not (lengths.min() >= least and lengths.max() <= most):

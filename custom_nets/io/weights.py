@@ -87,6 +87,7 @@ def save_tensors(path: str | Path, content: Any, before: Callable[[], None] | No
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # PyTorch tells a full disk as the latter
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = "most likely the disk is full" if "inline_container" in reason else reason
         msg = f"{path}: cannot be written ({reason}), what was there is as it was; free space, or give another folder"
         raise InputError(msg) from error
 

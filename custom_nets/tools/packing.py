@@ -7,10 +7,13 @@ import json
 import zipfile
 from pathlib import Path
 
+from monai.bundle import ConfigParser
+
 import custom_nets
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file, parse_json_object
-from custom_nets.tools.bundle_checks import bundle_faults
+from custom_nets.io.model_settings import same, take_over
+from custom_nets.tools.bundle_checks import WEIGHTS, bundle_faults
 from custom_nets.tools.bundle_config import read_metadata
 
 CHECKSUMS = "SHA256SUMS"
@@ -28,8 +31,9 @@ def pack_bundle(bundle: str | Path, output: str | Path, untrained: bool = False,
     """Packs a bundle as `<output>/<name>_v<version>.zip` and enters it into `<output>/models/model_info.json`.
 
     The zip holds one folder `<name>`: configs, documents, licence, weights (`model.pt`, `model.ts`), what this package
-    needs to run them, and `SHA256SUMS`. The same content gives the same bytes. All bundles carry the same code: in one
-    process, the first that is loaded serves the others.
+    needs to run them, and `SHA256SUMS`. The keys that the model was trained with stand in the packed configs, for
+    programs that read these alone (MONAI Label). The same content gives the same bytes. All bundles carry the same
+    code: in one process, the first that is loaded serves the others.
 
     Args:
         bundle: folder of the bundle; its name is the bundle's name.
@@ -69,7 +73,19 @@ def _contents(folder: Path) -> dict[str, bytes]:
     package = Path(custom_nets.__file__).parent
     parts = {path.relative_to(package.parent): path for path in package.rglob("*") if path.is_file()}
     found |= {name: path for name, path in parts.items() if not _NOT_RUN.intersection(name.parts)}
-    return {path.as_posix(): found[path].read_bytes() for path in sorted(found)}
+    contents = {path.as_posix(): found[path].read_bytes() for path in sorted(found)}
+    return contents | {f"configs/{name}.json": _as_trained(folder, name) for name in ("train", "inference")}
+
+
+def _as_trained(folder: Path, name: str) -> bytes:
+    """Returns a config with the keys that the bundle's model was trained with."""
+    file = folder / "configs" / f"{name}.json"
+    config, parser = json.loads(file.read_bytes()), ConfigParser()
+    parser.read_config(str(file))
+    parser.update({"bundle_root": str(folder), "load_model": str(folder / WEIGHTS)})
+    take_over(parser, (), file.parent)
+    trained = {key: parser[key] for key in parser["model_keys"] if key in config and not same(parser[key], config[key])}
+    return f"{json.dumps({**config, **trained}, indent=4)}\n".encode() if trained else file.read_bytes()
 
 
 def _enter(archive: Path, entry: str, url: str) -> None:

@@ -29,6 +29,9 @@ OUTLIER = 20.0
 HEAD_MILLILITRES = 2300.0
 """No brain is as large; a head with skull, skin and neck is."""
 
+FEW_VALUES = 6
+"""An MRI has hundreds of values; so few whole numbers are those of a label map or a mask."""
+
 _BACKGROUND_SHARE = 0.02
 _SAMPLE = 1 << 18
 
@@ -91,6 +94,15 @@ def check_voxels(
             brain = _brain_notes(volume[index], least, voxel_millilitres) if more else ()
             for note in chain(notes(volume[index], least, most), brain):
                 _warn(f"{place(index)}: {name} {note}")
+    for index, other in _twins(volume) if warn else ():
+        _warn(f"{place(index)}: {names[index]} holds the same voxels as {names[other]}; give the file of each channel")
+
+
+def _twins(volume: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """Yields each channel that holds what an earlier one does, with that one; but for channels of zeros."""
+    for index in range(1, len(volume)):
+        same = (other for other in range(index) if torch.equal(volume[index], volume[other]) and volume[index].any())
+        yield from ((index, other) for other in [next(same, None)] if other is not None)
 
 
 @functools.cache
@@ -144,7 +156,10 @@ def _usual(sample: np.ndarray) -> float:
 
 def _outlier_notes(channel: torch.Tensor, least: float, most: float) -> Iterator[str]:
     """Yields what of a channel without fixed units spoils its mean and deviation."""
-    usual = _usual(_sample(channel))
+    sample = _sample(channel)
+    usual, values = _usual(sample), np.unique(sample)
+    if len(values) <= FEW_VALUES and len(sample) > 1000 and (values == np.round(values)).all():
+        yield f"holds {len(values)} different values alone, as a label map or a mask does; give the image"
     if max(-least, most) > OUTLIER * usual > 0:
         beyond = _share(channel.abs() > OUTLIER * usual)
         yield (

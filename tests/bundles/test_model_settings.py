@@ -3,14 +3,15 @@
 import json
 import logging
 import shutil
+import zipfile
 
 import pytest
 import torch
 
 from custom_nets.errors import InputError, find_input_error
-from custom_nets.io.model_settings import settings_of
+from custom_nets.io.model_settings import settings_of, with_settings
 from custom_nets.io.weights import read_state_dict
-from custom_nets.tools import export_bundle
+from custom_nets.tools import export_bundle, pack_bundle
 from custom_nets.tools.bundle_config import read_bundle
 from tests.bundles.bundle import SMALLEST, Bundle
 from tests.tools.conftest import copy_bundle
@@ -141,3 +142,32 @@ def test_export_takes_them_over(trained, tmp_path):
         export_bundle(bundle, tmp_path / "out", "torchscript", shape=(16, 24, 16), keys={"hidden_features": 8})
     parser, _ = read_bundle(bundle)
     assert parser["channels"] == [8, 8, 8]
+
+
+def test_a_member_of_an_ensemble_that_was_trained_otherwise_is_refused(trained, data_of, tmp_path):
+    model = trained["ossnet_brats"] / "model.pt"
+    state = torch.load(model, weights_only=True)
+    record = settings_of(state)
+    record["keys"]["image_size"] = [40, 40, 40]
+    torch.save(with_settings(state, record), tmp_path / "other.pt")
+    with pytest.raises(RuntimeError) as raised:
+        infer("ossnet_brats", trained, data_of, tmp_path / "out", ensemble=[str(model), str(tmp_path / "other.pt")])
+    message = find_input_error(raised.value)
+    assert message.startswith(f"{tmp_path / 'other.pt'}: image_size is [32, 32, 32], trained with [40, 40, 40]")
+
+
+@pytest.mark.parametrize("name", list(SMALLEST))
+def test_packed_configs_have_the_keys_of_the_model(name, trained, tmp_path):
+    """MONAI Label reads the configs alone."""
+    bundle = copy_bundle(name, tmp_path)
+    shutil.copy(trained[name] / "model.pt", bundle / "models" / "model.pt")
+    with zipfile.ZipFile(pack_bundle(bundle, tmp_path / "out")) as archive:
+        configs = [json.loads(archive.read(f"{name}/configs/{step}.json")) for step in ("train", "inference")]
+    keys = settings_of(read_state_dict(trained[name] / "model.pt"))["keys"]
+    for config in configs:
+        assert {key: config[key] for key in keys if key in config} == {k: v for k, v in keys.items() if k in config}
+    assert any(
+        configs[1][key] != value
+        for key, value in json.loads((bundle / "configs" / "inference.json").read_text()).items()
+        if key in keys
+    )

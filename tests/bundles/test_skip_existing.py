@@ -1,7 +1,12 @@
 """An inference that was cut short goes on where it ended, and makes anew what is not whole or not of this model."""
 
+import json
+import multiprocessing
 import shutil
+import time
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -77,6 +82,37 @@ def test_without_the_key_all_are_made(copied):
     before = {file: file.stat().st_mtime_ns for file in output.glob("*/*_prediction.nii.gz")}
     infer(name, data_of, folder, output)
     assert all(file.stat().st_mtime_ns != time for file, time in before.items())
+
+
+def test_a_killed_inference_leaves_whole_files_and_goes_on(results, data_of, tmp_path):
+    """Nine kills at moments spread over an inference, over the three bundles."""
+    for name in NAMES:
+        output = tmp_path / name
+        keys = {"save_meshes": True, "save_overlay": False}
+        for share in (0.2, 0.5, 0.8):
+            began = time.monotonic()
+            process = multiprocessing.get_context("fork").Process(
+                target=infer, args=(name, data_of, results[name], output), kwargs={**keys, "skip_existing": True}
+            )
+            process.start()
+            while process.is_alive() and len(list(output.glob("[!.]*/*"))) < 16 * share:
+                time.sleep(0.002)
+                assert time.monotonic() - began < 120
+            process.kill()
+            process.join()
+            for file in output.glob("[!.]*/*"):
+                if file.name.startswith("."):
+                    continue  # unfinished, and named so
+                assert (file.parent / f"{file.parent.name}_prediction.nii.gz").is_file(), "the label map comes first"
+                if file.name.endswith(".nii.gz"):
+                    np.asarray(nibabel.load(file).dataobj)
+                elif file.suffix == ".json":
+                    json.loads(file.read_text())
+        infer(name, data_of, results[name], output, skip_existing=True, **keys)
+        infer(name, data_of, results[name], tmp_path / f"{name} at once", **keys)
+        whole = {path.relative_to(output): path.read_bytes() for path in output.glob("[!.]*/*") if path.is_file()}
+        once = tmp_path / f"{name} at once"
+        assert whole == {path.relative_to(once): path.read_bytes() for path in once.glob("[!.]*/*") if path.is_file()}
 
 
 def test_a_case_that_was_left_out_is_not_finished(results, data_of, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -70,6 +71,45 @@ def _stacked(root: Path, count: int, told: bool = False) -> None:
     voxels = np.stack([np.where(c.distance() < 0.85, 300 + 50 * k, 0) for k in range(count)], -1).astype(np.int16)
     for name in ("one", "two"):
         c.save(root / f"{name}.nii.gz", voxels, c.LPS)
+
+
+def _brain_of_shape(*shape: int) -> c.Build:
+    def build(root: Path) -> None:
+        c.write_brain(root, c.GOOD[0])
+        rng = np.random.default_rng(0)
+        for end in c.ENDS:
+            c.save(root / c.ODD / f"{c.ODD}_{end}.nii.gz", rng.integers(1, 900, shape).astype(np.int16))
+        c.save(root / c.ODD / f"{c.ODD}_seg.nii.gz", np.ones(shape, np.uint8))
+
+    return build
+
+
+def _copied_over(source: str, target: str) -> c.Edit:
+    return lambda case: shutil.copy(c.file_of(case, source), c.file_of(case, target)) and None
+
+
+def _pipe(case: Path) -> None:
+    file = c.file_of(case, "t2")
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _turned_storage(end: str) -> c.Edit:
+    """Stores the same scan along other axes, as programs do that turn all to RAS."""
+
+    def edit(case: Path) -> None:
+        file = c.file_of(case, end)
+        nib.save(nib.as_closest_canonical(nib.load(file)), file)
+
+    return edit
+
+
+def _suffixes(suffix: str) -> c.Edit:
+    return lambda case: [file.rename(str(file).replace(".nii.gz", suffix)) for file in list(case.iterdir())] and None
+
+
+def _floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
 
 
 def _json(text: str):
@@ -619,4 +659,93 @@ _FILES = [
     split("split_no_training", "the split file has no section that is asked for", {"fold": ["volume-1"]}),
 ]
 
-RECIPES = [*_BRAINS, *_LIVERS, *_FILES, *_DICOM]
+# ---- after reports of users of MONAI, nnU-Net, TotalSegmentator, nibabel, SimpleITK and dcm2niix
+_REPORTED = [
+    Recipe("shape_1", BRAIN, "a case of one voxel", _brain_of_shape(1, 1, 1)),
+    Recipe("shape_2", BRAIN, "a case of 2 x 2 x 2 voxels", _brain_of_shape(2, 2, 2)),
+    Recipe("shape_4", BRAIN, "a case of 4 x 4 x 4 voxels", _brain_of_shape(4, 4, 4)),
+    Recipe("shape_column", BRAIN, "a case of 16 x 1 x 1 voxels", _brain_of_shape(16, 1, 1)),
+    brain("inter_nan", "the intercept of a FLAIR is NaN", c.header(112, _floats(1, np.nan), "flair")),
+    brain("slope_overflow", "the slope of a FLAIR is 3e38", c.header(112, _floats(3e38, 0), "flair")),
+    brain("slope_1e30", "the slope of a FLAIR is 1e30 (scaled away)", c.header(112, _floats(1e30, 0), "flair")),
+    brain("slope_1e_30", "the slope of a FLAIR is 1e-30 (scaled away)", c.header(112, _floats(1e-30, 0), "flair")),
+    brain("label_slope", "the slope of a label is 0.5", c.header(112, _floats(0.5, 0), "seg")),
+    brain("label_inter", "the intercept of a label is 1", c.header(112, _floats(1, 1), "seg")),
+    brain("offset_nan", "the offset of the voxels is NaN", c.header(108, _floats(np.nan), "flair")),
+    brain("offset_negative", "the offset of the voxels is negative", c.header(108, _floats(-352), "flair")),
+    brain("dim_count_0", "the header counts 0 sizes", c.header(40, struct.pack("<h", 0), "flair")),
+    brain("dim_count_9", "the header counts 9 sizes", c.header(40, struct.pack("<h", 9), "flair")),
+    brain("qfac_0", "qfac is 0", c.header(76, _floats(0), *c.ALL), c.codes(1, 0)),
+    brain("quaternion_nan", "the quaternion is NaN", c.header(256, _floats(np.nan), *c.ALL), c.codes(1, 0)),
+    brain(
+        "quaternion_long",
+        "the quaternion is longer than 1",
+        c.header(256, _floats(0.9, 0.9, 0.9), *c.ALL),
+        c.codes(1, 0),
+    ),
+    brain("sform_row_0", "a row of the affine is 0", c.header(280, _floats(0, 0, 0, 0), *c.ALL)),
+    brain("origin_far", "the case lies 1e30 mm from the origin", c.header(292, _floats(1e30), *c.ALL)),
+    brain("codes_unknown", "codes of 99 and -7", c.codes(99, -7)),
+    brain("label_rgb", "a label is a colour picture", c.voxels(c.colours, "seg")),
+    brain(
+        "label_one_hot",
+        "a label has a channel a region, channels first",
+        c.voxels(lambda a: np.stack([a == k for k in (1, 2, 4)]).astype(np.uint8), "seg", dtype=np.uint8),
+    ),
+    brain("label_1e10", "a label holds 1e10", c.put(1e10, (8, 8, 6), "seg")),
+    brain("label_stored_turned", "a label is stored along other axes", _turned_storage("seg")),
+    brain("t1_stored_turned", "a T1 is stored along other axes", _turned_storage("t1")),
+    brain("label_is_image", "the label is a copy of the FLAIR", _copied_over("flair", "seg")),
+    brain("image_is_label", "the FLAIR is a copy of the label", _copied_over("seg", "flair")),
+    brain("same_twice", "the T1ce is a copy of the T1", _copied_over("t1", "t1ce")),
+    brain("background_minus_1", "the background of a FLAIR is -1", c.voxels(lambda a: np.where(a == 0, -1, a))),
+    brain("background_65535", "the background of a FLAIR is 65535", c.voxels(lambda a: np.where(a == 0, 65535, a))),
+    brain(
+        "background_nan",
+        "the background of all images is NaN",
+        c.voxels(lambda a: np.where(a == 0, np.nan, a), *c.ENDS),
+    ),
+    brain("suffix_twice", "files end with .nii.nii.gz", _suffixes(".nii.nii.gz")),
+    brain("suffix_gz", "files end with .gz", _suffixes(".gz")),
+    brain("suffix_capitals", "files end with .nii.GZ", _suffixes(".nii.GZ")),
+    brain("part_of_download", "the T2 is named .nii.gz.part", c.renamed("t2", f"{c.ODD}_t2.nii.gz.part")),
+    brain("pipe", "the T2 is a named pipe", _pipe),
+    liver(
+        "ct_one_voxel",
+        "a scan of one voxel",
+        c.voxels(lambda a: a[:1, :1, :1].copy(), c.VOLUME, c.MASK, dtype=np.int16),
+    ),
+    liver("ct_pad_32768", "padding of -32768", c.voxels(lambda a: np.where(a < -900, -32768, a), c.VOLUME)),
+    liver("ct_times_10", "values are ten times Hounsfield units", c.voxels(lambda a: a * 10, c.VOLUME)),
+    liver("ct_inverted", "air is bright", c.voxels(lambda a: -a, c.VOLUME)),
+    liver("ct_thin", "voxels of 1 micrometre", affine=np.diag([-0.001, -0.001, 0.001, 1])),
+    liver("ct_thick", "slices of 50 mm", affine=np.diag([-1, -1, 50, 1])),
+    dicom("no_pixels", "a slice without pixels", c.slice_with(3, PixelData=None)),
+    dicom("rows_0", "a slice of 0 rows", c.slice_with(3, Rows=0)),
+    dicom(
+        "bits_8",
+        "a slice that says 8 bits a pixel and has 16",
+        c.slice_with(3, BitsAllocated=8, BitsStored=8, HighBit=7),
+    ),
+    dicom("bits_12", "a slice of 12 bits a pixel", c.slice_with(3, BitsAllocated=12)),
+    dicom("no_sign", "no pixel representation", PixelRepresentation=None),
+    dicom("slope_0", "the slope is 0", c.every_slice(lambda n, t: setattr(t, "RescaleSlope", "0"))),
+    dicom("orientation_0", "the orientation is 0", ImageOrientationPatient=[0] * 6),
+    dicom("one_pixel_size", "one pixel size for two axes", PixelSpacing=[8]),
+    dicom("several_frames", "files of several frames", NumberOfFrames=2),
+    dicom("same_image_twice", "a copy of a slice", lambda f: shutil.copy(f / "IM0003.dcm", f / "copy.dcm") and None),
+    dicom("position_far", "a slice lies 1e30 mm away", c.slice_with(3, ImagePositionPatient=[1e30, 0, 15])),
+    dicom(
+        "cut_headers",
+        "all files are cut after 300 bytes",
+        lambda f: [file.write_bytes(file.read_bytes()[:300]) for file in f.iterdir()] and None,
+    ),
+    dicom("no_modality", "no modality", Modality=None),
+    dicom(
+        "folders_within",
+        "the series lies two folders deeper",
+        lambda f: shutil.move(f, f.parent / "a" / "P9" / "b") and None,
+    ),
+]
+
+RECIPES = [*_BRAINS, *_LIVERS, *_FILES, *_DICOM, *_REPORTED]

@@ -153,9 +153,19 @@ def test_only_of_brains_without_skull_is_a_background_expected(caplog, record):
 def test_a_record_tells_which_channel_is_ct(caplog):
     channels = {"low": {"kind": "CT"}, "PET": {"kind": "other"}}
     record = parse_record({"title": "PET/CT", "channels": channels, "layouts": ["files"]}, "pet")
-    image = torch.as_tensor(np.stack([ct() + 1024, ct() + 1024]))
+    image = torch.as_tensor(np.stack([ct() + 1024, ct() + 1023]))
     check_voxels(image, ("low", "PET"), str, record=record)
     assert [message.split()[1] for message in caplog.messages] == ["low"]
+
+
+def test_a_label_map_as_an_image(caplog):
+    assert "T1 holds 2 different values alone, as a label map" in notes(caplog, (brain() > 500) * 1.0, ("T1",))
+
+
+def test_a_channel_that_is_there_twice(caplog):
+    image = torch.as_tensor(np.stack([brain(), brain() * 2, brain(), np.zeros(SHAPE), np.zeros(SHAPE)]))
+    check_voxels(image, ("T1", "T2", "T1ce", "a", "b"), str, absent=True)
+    assert caplog.messages == ["2: T1ce holds the same voxels as T1; give the file of each channel"]
 
 
 def test_said_once(caplog):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
+
+_TINY = 1e-15
 
 
 class NormalizeNonzero(Transform):
@@ -26,6 +29,11 @@ class NormalizeNonzero(Transform):
             if not len(inside):
                 continue
             mean, deviation = inside.mean().item(), inside.std(unbiased=False).item()
+            if not _TINY < deviation < math.inf and inside.min() < inside.max():  # whose square float32 cannot hold
+                scale = inside.abs().max().item()
+                channel.div_(scale)
+                inside = inside / scale
+                mean, deviation = inside.mean().item(), inside.std(unbiased=False).item()
             channel.sub_(mean).div_(deviation or 1.0).masked_fill_(outside, 0)
         return image
 

@@ -49,3 +49,13 @@ def test_a_channel_of_one_value_becomes_0():
 def test_meta_data_stay():
     item = {"image": MetaTensor(head(), affine=torch.diag(torch.tensor([2.0, 2, 3, 1])))}
     assert NormalizeNonzerod("image")(item)["image"].affine[2, 2] == 3
+
+
+@pytest.mark.parametrize("factor", [1e-42, 1e-30, 1e-20, 1e20, 1e30, 1e35])
+def test_numbers_whose_square_float32_cannot_hold(factor):
+    """As a wrong slope in a header makes them; they would become 0 throughout."""
+    image = head()
+    expected = NormalizeNonzero()(image.clone())
+    image = (image.double() * factor).float()
+    tolerance = 0.1 if factor < 1e-38 else 1e-4  # the smallest numbers have few digits
+    assert torch.allclose(NormalizeNonzero()(image), expected, atol=tolerance)
