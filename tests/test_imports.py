@@ -17,7 +17,7 @@ LEVELS = {
     "networks": 0,
     "io": -1,
     "errors": -2,
-    "bundle_keys": -1,
+    "bundle_keys": 1,
     "typed_values": -2,
     "bundle_paths": -1,
     "distributed": -2,
