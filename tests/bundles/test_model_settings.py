@@ -116,7 +116,7 @@ def test_training_goes_on_from_a_model_with_its_keys(trained, data_of, tmp_path,
             "training", "train", **TRAINING, **places, load_model=str(trained["nvnet_brats"] / "model.pt")
         )
     assert settings_of(read_state_dict(tmp_path / "model.pt"))["keys"]["crop_size"] == [32, 32, 16]
-    assert "init_filters is 8, as" in caplog.text
+    assert "init_filters 8 (config: 32)" in caplog.text
 
 
 def test_a_model_without_a_record_is_told(trained, data_of, tmp_path, caplog):
