@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow
 
-from custom_nets.bundle_keys import RENAMED
+from custom_nets.bundle_keys import RENAMED, choose_start_method
 from custom_nets.errors import find_input_error
 from tests.bundles.bundle import SMALLEST, Bundle, command
 from tests.conftest import REPOSITORY
@@ -212,6 +213,20 @@ def test_keys_and_parts_of_a_user_are_known(tmp_path):
     (tmp_path / "configs" / "mine.json").write_text(json.dumps(mine))
     files = [str(tmp_path / "configs" / f"{name}.json") for name in ("train", "mine")]
     ConfigWorkflow(files, workflow_type=None, logging_file=False, device="cpu").initialize()
+
+
+@pytest.mark.parametrize(
+    ("platform", "before", "method"),
+    [("linux", None, "fork"), ("linux", "forkserver", "fork"), ("linux", "spawn", "spawn"), ("darwin", None, "spawn")],
+)
+def test_loaders_start_their_processes_so_that_monai_can_invert(platform, before, method, monkeypatch):
+    """Python 3.14's forkserver it cannot, nor spawn where that is the default and not set."""
+    chosen = [before]
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: chosen[-1])
+    monkeypatch.setattr(multiprocessing, "set_start_method", lambda name, force: chosen.append(name))
+    choose_start_method()
+    assert chosen[-1] == method
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
