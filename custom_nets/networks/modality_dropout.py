@@ -32,8 +32,8 @@ def accepts_missing_modalities(models: Iterable[str | Path]) -> bool:
 class ModalityDropout(nn.Module):
     """Sets whole modalities of a training image to 0, the value of the background after normalisation.
 
-    At least one modality of each image stays. In evaluation the image is returned as it is. A state dict remembers
-    whether the network was trained so (buffer `trained`): only then may it be asked about cases that lack a modality.
+    At least one modality of each image stays. In evaluation the image is returned as it is. A state dict tells
+    where the network was trained so (buffer `trained`): only then may it be asked about cases that lack a modality.
 
     Args:
         probability: of each modality to be absent, below 1; 0 for none.
@@ -53,6 +53,12 @@ class ModalityDropout(nn.Module):
             raise InputError(msg)
         self.probability = probability
         self.register_buffer("trained", torch.tensor(probability > 0))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Says nothing of a network that was trained with all modalities: published ones do not either."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.trained:
+            del destination[f"{prefix}trained"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes a model that does not tell for one that was trained with all modalities: older ones are."""

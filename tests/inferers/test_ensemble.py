@@ -194,6 +194,7 @@ def test_an_absent_checkpoint_is_one_line_with_its_name(image, tmp_path):
 
 
 def test_after_a_wrong_checkpoint_the_next_call_reads_again(image, checkpoints, tmp_path):
+    (tmp_path / "late.pt").write_bytes(b"not yet")
     inferer = EnsembleInferer(as_it_is, checkpoints=[checkpoints[0], tmp_path / "late.pt"])
     network = Scaled()
     with pytest.raises(InputError, match=r"late\.pt"):

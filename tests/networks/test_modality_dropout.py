@@ -54,9 +54,10 @@ def test_a_model_tells_how_it_was_trained(tmp_path, probability):
 
 def test_an_ensemble_needs_all_its_models_trained_so(tmp_path):
     for name, probability in (("a.pt", 0.2), ("b.pt", 0.0)):
-        torch.save(ModalityDropout(probability).state_dict(), tmp_path / name)
-        state = {f"modality_dropout.{key}": value for key, value in torch.load(tmp_path / name).items()}
-        torch.save(state, tmp_path / name)
+        network = torch.nn.ModuleDict(
+            {"modality_dropout": ModalityDropout(probability), "layer": torch.nn.Linear(1, 1)}
+        )
+        torch.save(network.state_dict(), tmp_path / name)
     assert accepts_missing_modalities([tmp_path / "a.pt"])
     assert not accepts_missing_modalities([tmp_path / "a.pt", tmp_path / "b.pt"])
 
