@@ -100,7 +100,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
         reduction: the former name of `downsampling`.
 
     Raises:
-        InputError: for a downsampling below 1, a spacing that is no length, or a contrast that is not low and high.
+        InputError: for a downsampling below 1, a spacing that is no length, a contrast that is not low and high, or
+            depths of other levels than `channels`.
     """
 
     accepts_positions = True
@@ -139,6 +140,9 @@ class PyramidOSSNet(OccupancyNetworkBase):
         # The level whose cells are eight steps wide, or the next finer one.
         auxiliary_level = max(i for i in range(len(channels)) if i == 0 or max(self.downsampling) * 2**i <= 8)
         depths = settings.depths or [1, *[2] * (len(channels) - 1)]
+        if len(depths) != len(channels):
+            msg = f"depths is {list(depths)}, channels is {list(channels)}; expected one number a level in both"
+            raise InputError(msg)
         views = in_channels * (1 if contrast is None else 2)
         encoder = PyramidEncoder(
             views, channels, depths, num_regions, auxiliary_level, settings.norm, settings.act, settings.top_down

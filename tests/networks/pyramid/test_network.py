@@ -210,6 +210,7 @@ def test_learns_what_only_the_neighbourhood_shows():
         ({"spacing": 0}, "spacing is 0; expected a length above 0 in mm, or null"),
         ({"contrast": (0.5,)}, "contrast is"),
         ({"contrast": (0.7, 0.2)}, r"contrast is \(0.7, 0.2\); expected two intensities, low before high"),
+        ({"depths": (1, 2)}, "depths is \\[1, 2\\], channels is"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

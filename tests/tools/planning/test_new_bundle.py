@@ -64,7 +64,7 @@ def test_a_new_bundle_trains_and_writes_the_numbers_of_its_data(tmp_path, networ
     assert (plan.grid, plan.scaling) == (grid, scaling)
     assert bundle_faults(bundle, untrained=True) == []
     assert json.loads((bundle / "docs" / "plan.json").read_text())["keys"].keys() == plan.keys.keys()
-    settings = {"dataset_dir": str(data), **small}
+    settings = {"dataset_dir": str(data), **small, **({"depths": [1, 1, 1]} if "depths" in plan.keys else {})}
     training = {"epochs": 1, "epoch_length": 2, "val_interval": 1, "num_workers": 0, "batch_size": 1}
     run(bundle, "training", "train", **settings, **training, output_dir=str(tmp_path / "eval"))
     run(bundle, "evaluating", "train", "evaluate", **settings, num_workers=0, output_dir=str(tmp_path / "eval"))

@@ -17,7 +17,7 @@ BY_HAND = {
     "ossnet_lits": {"label_scheme", "model_keys"}
     | {"clean", "keep_largest_liver", "save_results"}  # of a liver there is one, of tumours each is measured
     | {"identity_affines", "training_cases", "validation_cases", "dataset"}  # LiTS lost affines
-    | {"num_workers"},  # scans are large
+    | {"num_workers", "num_writers"},  # scans are large
 }
 """What a bundle sets beside its plan: the record that the package ships, and what is known of the organ."""
 
