@@ -1,6 +1,7 @@
 """Fixtures that every room of the tests shares."""
 
 import locale
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,3 +38,23 @@ def own_locale() -> Iterator[None]:
     before = locale.setlocale(locale.LC_CTYPE)
     yield
     locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Restores what is logged: a bundle's `logging.conf` sets it for the whole process."""
+
+    def loggers() -> list[logging.Logger]:
+        known = logging.Logger.manager.loggerDict.values()
+        return [logging.getLogger(), *(logger for logger in known if isinstance(logger, logging.Logger))]
+
+    before = {
+        logger: (logger.level, logger.disabled, logger.propagate, logger.handlers[:], logger.filters[:])
+        for logger in loggers()
+    }
+    yield
+    for logger in loggers():
+        level, disabled, propagate, handlers, filters = before.get(logger, (logging.NOTSET, False, True, [], []))
+        logger.setLevel(level)
+        logger.disabled, logger.propagate = disabled, propagate
+        logger.handlers[:], logger.filters[:] = handlers, filters

@@ -11,7 +11,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, Lambdad, MapTransform
 
 from custom_nets.engines import CaseDataset, CaseEvaluator
-from custom_nets.errors import InputError
+from custom_nets.errors import InputError, describe
 from custom_nets.metrics import RegionDice, SaveCaseMetrics
 
 
@@ -87,7 +87,7 @@ class Fails(torch.nn.Module):
 def test_one_whose_inference_fails(error, caplog):
     done, ended = infer(cases(A=1, B=2, C=3), Fails(error))
     assert (done, ended.code) == (["A", "C"], 3)
-    assert f"case B: {type(error).__name__}: {error}" in caplog.messages[-1]
+    assert f"case B: {describe(error)}" in caplog.messages[-1]
 
 
 def test_one_whose_results_cannot_be_written():
