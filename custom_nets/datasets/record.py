@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import lru_cache
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from custom_nets.datasets.terms import Term, parse_terms
-from custom_nets.errors import InputError
+from custom_nets.errors import InputError, first_names
 
 Kind = Literal["MRI", "CT", "other"]
 """Kind of intensities of a channel."""
@@ -75,6 +75,30 @@ class Labels:
         """Names of the regions, in their order."""
         return tuple(region.name for region in self.regions)
 
+    @property
+    def meanings(self) -> str:
+        """What each number but 0 means, for messages."""
+        return ", ".join(f"{number} {name}" for number, name in self.names)
+
+    def require_known(self, numbers: Iterable[float], source: str, record: str) -> None:
+        """Checks that all numbers of a label map are known.
+
+        Args:
+            numbers: that it holds.
+            source: how an error names the label map.
+            record: name of the record that these labels are of.
+
+        Raises:
+            InputError: when one is not.
+        """
+        unknown = [f"{number:g}" for number in numbers if number not in self.known]
+        if unknown:
+            msg = (
+                f"{source}: label numbers {first_names(unknown)} are not in the record '{record}' (it has 0 "
+                f"background, {self.meanings}); name the data set that it comes from (--dataset NAME or FILE)"
+            )
+            raise InputError(msg)
+
     def select(self, names: Sequence[str] | None = None) -> tuple[Region, ...]:
         """Returns regions by name, in the order of the names; None takes all.
 
@@ -86,11 +110,10 @@ class Labels:
         by_name = {region.name: region for region in self.regions}
         unknown = [name for name in names if name not in by_name]
         if unknown:
-            numbers = ", ".join(f"{number} {name}" for number, name in self.names)
             msg = (
                 f"region '{unknown[0]}' is unknown; expected any of {', '.join(by_name)}, or a record (--dataset FILE) "
                 f"that says which numbers it holds, with a line such as '{unknown[0]}: [1]' below 'regions' "
-                f"(the numbers here: {numbers})"
+                f"(the numbers here: {self.meanings})"
             )
             raise InputError(msg)
         return tuple(by_name[name] for name in names)

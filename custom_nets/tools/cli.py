@@ -101,7 +101,7 @@ def check(
         print(entry.line)
         if entry.record:
             labels = entry.record.labels
-            numbers = ", ".join(f"{number} {meaning}" for number, meaning in labels.names) if labels else "none"
+            numbers = labels.meanings if labels else "none"
             regions = f"; regions: {', '.join(labels.region_names)}" if labels else ""
             print(f"channels: {', '.join(entry.record.channel_names)}; label numbers: {numbers}{regions}")
     labelled = sum("label" in item for item in good)

@@ -14,7 +14,7 @@ def data_set_table() -> str:
 
 def _row(record: Record) -> str:
     labels = record.labels
-    numbers = ", ".join(f"{number} {name}" for number, name in labels.names) if labels else "none"
+    numbers = labels.meanings if labels else "none"
     regions = "; ".join(f"{r.name} {{{', '.join(map(str, r.numbers))}}}" for r in labels.regions) if labels else "none"
     looks = "; or ".join(f"`{LAYOUTS[layout].looks_like(record)}`" for layout in record.layouts)
     cells = [f"`{record.name}`", record.title, looks, ", ".join(record.channel_names), numbers, regions, record.licence]

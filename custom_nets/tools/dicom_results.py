@@ -127,15 +127,7 @@ def _segments(
             msg = f"{file}: holds nothing but 0, and no record tells what it could hold; name it with --dataset"
             raise InputError(msg)
         return unnamed_segments(found)
-    known = record.require_labels()
-    unknown = [number for number in found if number not in known.known]
-    if unknown:
-        names = ", ".join(f"{number} {name}" for number, name in known.names)
-        msg = (
-            f"{file}: label numbers {', '.join(map(str, unknown))} are not in the record '{record.name}' (it has 0 "
-            f"background, {names}); name the data set that it comes from (--dataset NAME or FILE)"
-        )
-        raise InputError(msg)
+    record.require_labels().require_known(found, str(file), record.name)
     return region_segments(record, regions) if parts == "regions" else label_segments(record, regions)
 
 

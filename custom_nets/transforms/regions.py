@@ -13,7 +13,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_tensor
 
 from custom_nets.datasets.record import Labels, Region, get_record
-from custom_nets.errors import InputError, first_names
+from custom_nets.errors import InputError
 from custom_nets.transforms.slabs import split_slabs
 
 
@@ -70,13 +70,7 @@ class LabelsToRegions(Transform):
                     if number in region.numbers:
                         channel.masked_fill_(mask, 1)
         if found != values.numel():
-            unknown = [f"{n:g}" for n in torch.unique(values).tolist() if n not in labels.known]
-            known = ", ".join(f"{number} {meaning}" for number, meaning in labels.names)
-            msg = (
-                f"{source}: label numbers {first_names(unknown)} are not in the record '{name}' (it has 0 background, "
-                f"{known}); name the data set that it comes from (--dataset NAME or FILE)"
-            )
-            raise InputError(msg)
+            labels.require_known(torch.unique(values).tolist(), source, name)
         return MetaTensor(stacked, meta=data.meta) if isinstance(data, MetaTensor) else stacked
 
 

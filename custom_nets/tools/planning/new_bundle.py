@@ -131,7 +131,6 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
     modality = "CT" if plan.scaling == "window" else "MR" if record.channels[0].kind == "MRI" else "n/a"
     record_file = f"$@bundle_root + '/{RECORD}'"
     both = {key: value for key, value in plan.keys.items() if key not in {*_TRAINING_ONLY, "scaling"}}
-    names = ", ".join(f"{number} {meaning}" for number, meaning in labels.names)
     keys: dict[str, Any] = {
         "fragments": fragments,
         "train, inference": {
@@ -149,8 +148,8 @@ def specification(name: str, record: Record, plan: Plan, named: bool) -> list[di
             "task": f"Segmentation of {', '.join(labels.region_names)}: {record.title}",
             "description": "Planned for this data set by custom-nets new. No trained weights are included.",
             "data_source": record.title,
-            "label_classes": f"0 background, {names}",
-            "pred_classes": f"0 background, {names}",
+            "label_classes": f"0 background, {labels.meanings}",
+            "pred_classes": f"0 background, {labels.meanings}",
         },
     }
     components: dict[str, Any] = {
