@@ -7,6 +7,7 @@ from custom_nets.metrics.lesions import (
     compute_lesion_dice,
     compute_lesion_hausdorff95,
     count_lesions,
+    score_lesions,
 )
 from custom_nets.metrics.points import PointOverlap
 from custom_nets.metrics.regions import RegionDice, RegionHausdorff95, RegionIoU, RegionSurfaceDice
@@ -25,5 +26,6 @@ __all__ = [
     "compute_lesion_hausdorff95",
     "count_detections",
     "count_lesions",
+    "score_lesions",
     "write_case_metrics",
 ]

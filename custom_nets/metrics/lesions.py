@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,17 +59,28 @@ class _Lesions(NamedTuple):
         dice: of each lesion of the label `[L]`.
         voxels: of each `[L]`.
         invented: voxels of each predicted component that touches none `[F]`.
-        grown: number of each voxel's lesion, dilated, from 1 on `[h, w, d]`.
+        numbered: number of the lesion of each voxel of the label, from 1 on `[h, w, d]`.
         parts: number of each voxel's predicted component, from 1 on `[h, w, d]`.
         touching: pairs of a lesion and a component that touches it `[P, 2]`.
+        spacing: millimetres between voxels.
     """
 
     dice: np.ndarray
     voxels: np.ndarray
     invented: np.ndarray
-    grown: np.ndarray
+    numbered: np.ndarray
     parts: np.ndarray
     touching: np.ndarray
+    spacing: Sequence[float]
+
+    def distances(self, worst: float) -> np.ndarray:
+        """Returns the HD95 of each lesion `[L]` in millimetres; `worst` for one that nothing touches."""
+        result = np.full(len(self.voxels), worst)
+        for index in np.unique(self.touching[:, 0]):
+            found = np.isin(self.parts, self.touching[self.touching[:, 0] == index, 1])
+            masks = (torch.from_numpy(found), torch.from_numpy(self.numbered == index))
+            result[index - 1] = hausdorff95(*masks, self.spacing, worst)
+        return result
 
 
 def _find_lesions(predicted: np.ndarray, true: np.ndarray, spacing: Sequence[float], dilation: float) -> _Lesions:
@@ -84,18 +96,37 @@ def _find_lesions(predicted: np.ndarray, true: np.ndarray, spacing: Sequence[flo
     common = np.bincount(grown[true & predicted], minlength=lesions + 1)[1:]
     touching = np.bincount(owner, weights=size_of_part[part], minlength=lesions + 1)[1:]
     invented = np.delete(size_of_part, np.append(part, 0))
-    return _Lesions(2 * common / (wanted + touching), wanted, invented, grown, parts, np.stack([owner, part], axis=-1))
+    return _Lesions(
+        dice=2 * common / (wanted + touching),
+        voxels=wanted,
+        invented=invented,
+        numbered=np.where(true, grown, 0),
+        parts=parts,
+        touching=np.stack([owner, part], axis=-1),
+        spacing=spacing,
+    )
 
 
-def _distances(lesions: _Lesions, true: np.ndarray, spacing: Sequence[float], worst: float) -> np.ndarray:
-    """Returns the HD95 `[L]` in millimetres of each lesion of a label `[h, w, d]`."""
-    numbered = np.where(true, lesions.grown, 0)
-    result = np.full(len(lesions.voxels), worst)
-    for index in np.unique(lesions.touching[:, 0]):
-        found = np.isin(lesions.parts, lesions.touching[lesions.touching[:, 0] == index, 1])
-        masks = (torch.from_numpy(found), torch.from_numpy(numbered == index))
-        result[index - 1] = hausdorff95(*masks, spacing, worst)
-    return result
+def _lesions_of_each(
+    y_pred: torch.Tensor, y: torch.Tensor, spacing: Spacing | Sequence[Spacing], dilation: float
+) -> Iterator[tuple[tuple[int, int], _Lesions | None]]:
+    """Yields the case and region, and its lesions; None where neither prediction nor label has any.
+
+    Args:
+        y_pred: binary prediction `[B, R, H, W, D]`.
+        y: binary label likewise.
+        spacing: see `compute_lesion_dice`.
+        dilation: likewise.
+    """
+    predicted, true = checked_masks(y_pred, y)
+    sides = spacing_of_each(spacing, len(y))
+    for b, r in np.ndindex(*predicted.shape[:2]):
+        if not bool(predicted[b, r].any() | true[b, r].any()):
+            yield (b, r), None
+            continue
+        # Neither lesions nor what they touch change: grown masks that meet outside this box also meet inside it.
+        cut = [part.cpu().numpy() for part in crop_to_union(predicted[b, r], true[b, r])]
+        yield (b, r), _find_lesions(cut[0], cut[1], sides[b], dilation)
 
 
 class _Limits(NamedTuple):
@@ -103,56 +134,94 @@ class _Limits(NamedTuple):
 
     max_volume: float | None = None
     min_volume: float = 0.0
-    dilation: float = 3.0
     count_false_positives: bool = True
 
-    def select(self, lesions: _Lesions, voxel_ml: float) -> tuple[np.ndarray, int]:
+    def select(self, lesions: _Lesions) -> tuple[np.ndarray, int]:
         """Returns which lesions of the label are in question `[L]`, and how many invented ones are."""
+        voxel_ml = float(np.prod(lesions.spacing)) / 1000
         volumes, invented = lesions.voxels * voxel_ml, lesions.invented * voxel_ml
         highest = np.inf if self.max_volume is None else self.max_volume
         lowest = 0.0 if self.max_volume is None else self.min_volume  # of false positives
         extra = np.count_nonzero((invented > lowest) & (invented <= highest)) if self.count_false_positives else 0
         return (volumes > self.min_volume) & (volumes <= highest), int(extra)
 
+    def mean(self, lesions: _Lesions | None, scores: np.ndarray, perfect: float, failed: float) -> float:
+        """Returns the mean over the lesions in question of their scores `[L]`, see `compute_lesion_dice`.
 
-def _mean_over_lesions(
+        Args:
+            lesions: of a region.
+            scores: of each, without those that nothing touches told apart.
+            perfect: score where there is nothing.
+            failed: score of an invented lesion.
+        """
+        if lesions is None:
+            return perfect if self.max_volume is None else math.nan
+        asked, invented = self.select(lesions)
+        kept = scores[asked]
+        if self.max_volume is not None and not len(kept):
+            return math.nan
+        total = len(kept) + invented
+        return float(kept.sum() + invented * failed) / total if total else perfect
+
+    def dice(self, lesions: _Lesions | None) -> float:
+        """Returns the mean Dice of the lesions in question."""
+        return self.mean(lesions, np.empty(0) if lesions is None else lesions.dice, perfect=1.0, failed=0.0)
+
+    def hausdorff95(self, lesions: _Lesions | None, worst: float) -> float:
+        """Returns the mean HD95 of the lesions in question."""
+        distances = np.empty(0) if lesions is None else lesions.distances(worst)
+        return self.mean(lesions, distances, perfect=0.0, failed=worst)
+
+    def counts(self, lesions: _Lesions | None) -> tuple[int, int, int]:
+        """Returns how many lesions are in question, how many of them nothing touches, and how many are invented."""
+        if lesions is None:
+            return 0, 0, 0
+        asked, invented = self.select(lesions)
+        met = np.isin(np.arange(1, len(asked) + 1), lesions.touching[:, 0])
+        return int(asked.sum()), int((asked & ~met).sum()), invented
+
+
+class LesionScores(NamedTuple):
+    """Scores of the lesions of each region.
+
+    Attributes:
+        dice: see `compute_lesion_dice` `[B, R]`.
+        hausdorff95: see `compute_lesion_hausdorff95` `[B, R]`.
+        counts: see `count_lesions` `[B, R, 3]`.
+    """
+
+    dice: torch.Tensor
+    hausdorff95: torch.Tensor
+    counts: torch.Tensor
+
+
+def score_lesions(
     y_pred: torch.Tensor,
     y: torch.Tensor,
     spacing: Spacing | Sequence[Spacing],
-    limits: _Limits,
-    distances: bool = False,
-    worst: float = WORST_DISTANCE,
-) -> torch.Tensor:
-    """Returns the mean of a score over the lesions of each region `[B, R]`, see `compute_lesion_dice`.
+    min_volume: float = 0.0,
+    dilation: float = 3.0,
+) -> LesionScores:
+    """Returns Dice, HD95 and counts of lesions, which are found once for all three.
 
     Args:
         y_pred: binary prediction `[B, R, H, W, D]`.
-        y: binary label likewise.
-        spacing: see `compute_lesion_dice`.
-        limits: which lesions are in question.
-        distances: whether the score is the HD95, and not Dice.
-        worst: of a missed or an invented lesion, where the score is the HD95.
+        y: binary label `[B, R, H, W, D]`.
+        spacing: see `compute_lesion_dice`, as for those below.
+        min_volume: millilitres.
+        dilation: millimetres.
+
+    Raises:
+        InputError: when shapes differ, values are not binary, or `dilation` is negative.
     """
-    predicted, true = checked_masks(y_pred, y)
-    sides = spacing_of_each(spacing, len(y))
-    perfect, failed = (0.0, worst) if distances else (1.0, 0.0)
-    result = torch.empty(predicted.shape[:2], dtype=torch.float32)
-    for b, r in np.ndindex(*result.shape):
-        if not bool(predicted[b, r].any() | true[b, r].any()):
-            result[b, r] = perfect if limits.max_volume is None else torch.nan
-            continue
-        # Neither lesions nor what they touch change: grown masks that meet outside this box also meet inside it.
-        cut = [part.cpu().numpy() for part in crop_to_union(predicted[b, r], true[b, r])]
-        lesions = _find_lesions(cut[0], cut[1], sides[b], limits.dilation)
-        scores = _distances(lesions, cut[1], sides[b], worst) if distances else lesions.dice
-        asked, invented = limits.select(lesions, float(np.prod(sides[b])) / 1000)
-        scores = scores[asked]
-        if limits.max_volume is not None and not len(scores):
-            result[b, r] = torch.nan
-        else:
-            total = len(scores) + invented
-            result[b, r] = float(scores.sum() + invented * failed) / total if total else perfect
-    return result.to(y_pred.device)
+    _check_options(None, min_volume, dilation)
+    limits, shape = _Limits(None, min_volume), tuple(y_pred.shape[:2])
+    scores = LesionScores(torch.empty(shape), torch.empty(shape), torch.zeros((*shape, 3), dtype=torch.int64))
+    for index, lesions in _lesions_of_each(y_pred, y, spacing, dilation):
+        scores.dice[index] = limits.dice(lesions)
+        scores.hausdorff95[index] = limits.hausdorff95(lesions, WORST_DISTANCE)
+        scores.counts[index] = torch.tensor(limits.counts(lesions))
+    return scores
 
 
 def compute_lesion_dice(
@@ -200,7 +269,10 @@ def compute_lesion_dice(
     Source: lesion-wise metrics of BraTS 2023, github.com/rachitsaluja/BraTS-2023-Metrics.
     """
     _check_options(max_volume, min_volume, dilation)
-    return _mean_over_lesions(y_pred, y, spacing, _Limits(max_volume, min_volume, dilation, count_false_positives))
+    limits, result = _Limits(max_volume, min_volume, count_false_positives), torch.empty(y_pred.shape[:2])
+    for index, lesions in _lesions_of_each(y_pred, y, spacing, dilation):
+        result[index] = limits.dice(lesions)
+    return result.to(y_pred.device)
 
 
 def compute_lesion_hausdorff95(
@@ -231,8 +303,10 @@ def compute_lesion_hausdorff95(
     Source: lesion-wise metrics of BraTS 2023, github.com/rachitsaluja/BraTS-2023-Metrics.
     """
     _check_options(None, min_volume, dilation)
-    limits = _Limits(None, min_volume, dilation)
-    return _mean_over_lesions(y_pred, y, spacing, limits, distances=True, worst=worst)
+    limits, result = _Limits(None, min_volume), torch.empty(y_pred.shape[:2])
+    for index, lesions in _lesions_of_each(y_pred, y, spacing, dilation):
+        result[index] = limits.hausdorff95(lesions, worst)
+    return result.to(y_pred.device)
 
 
 def count_lesions(
@@ -257,16 +331,9 @@ def count_lesions(
         InputError: when shapes differ, values are not binary, or `dilation` is negative.
     """
     _check_options(None, min_volume, dilation)
-    predicted, true = checked_masks(y_pred, y)
-    sides = spacing_of_each(spacing, len(y))
-    result = torch.zeros((*predicted.shape[:2], 3), dtype=torch.int64)
-    for b, r in np.ndindex(*result.shape[:2]):
-        if bool(predicted[b, r].any() | true[b, r].any()):
-            cut = [part.cpu().numpy() for part in crop_to_union(predicted[b, r], true[b, r])]
-            lesions = _find_lesions(cut[0], cut[1], sides[b], dilation)
-            asked, invented = _Limits(None, min_volume).select(lesions, float(np.prod(sides[b])) / 1000)
-            met = np.isin(np.arange(1, len(asked) + 1), lesions.touching[:, 0])
-            result[b, r] = torch.tensor([asked.sum(), (asked & ~met).sum(), invented])
+    limits, result = _Limits(None, min_volume), torch.zeros((*y_pred.shape[:2], 3), dtype=torch.int64)
+    for index, lesions in _lesions_of_each(y_pred, y, spacing, dilation):
+        result[index] = torch.tensor(limits.counts(lesions))
     return result
 
 

@@ -23,10 +23,8 @@ from custom_nets.datasets.record import Labels, Record, get_record, parse_record
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.nifti import check_same_grid, read_header, read_voxels, stem, where
 from custom_nets.metrics import (
-    compute_lesion_dice,
-    compute_lesion_hausdorff95,
     count_detections,
-    count_lesions,
+    score_lesions,
     write_case_metrics,
 )
 from custom_nets.metrics.regions import (
@@ -133,7 +131,8 @@ def score_case(
     spacing = [float(side) for side in affine_to_spacing(affine)]
     pair = (found[None], true[None])
     volumes = [np.array(region_millilitres(part, affine)) for part in (true, found)]
-    lesions, missed, invented = count_lesions(*pair, spacing, min_ml, dilation)[0].T.numpy()
+    lesions = score_lesions(*pair, spacing, min_ml, dilation)
+    in_label, missed, invented = lesions.counts[0].T.numpy()
     wanted, detected, parts, detecting = count_detections(*pair)[0].T.numpy()
     scores: dict[str, Any] = {
         "dice": compute_region_dice(*pair)[0],
@@ -141,9 +140,9 @@ def score_case(
         "hd95_mm": compute_region_hausdorff95(*pair, spacing)[0],
         "surface_dice": compute_region_surface_dice(*pair, spacing, tolerance)[0],
         "volume_error_ml": volumes[1] - volumes[0],
-        "lesion_dice": compute_lesion_dice(*pair, spacing, min_volume=min_ml, dilation=dilation)[0],
-        "lesion_hd95_mm": compute_lesion_hausdorff95(*pair, spacing, min_ml, dilation)[0],
-        "lesions": lesions,
+        "lesion_dice": lesions.dice[0],
+        "lesion_hd95_mm": lesions.hausdorff95[0],
+        "lesions": in_label,
         "lesions_missed": missed,
         "lesions_invented": invented,
         "lits_lesions": wanted,
@@ -223,10 +222,10 @@ def read_regions(
     voxels = np.round(read_voxels(file, case, np.float32)).reshape(header.shape[:3])
     unknown = [f"{number:g}" for number in np.unique(voxels) if number not in labels.known]
     if unknown:
-        known = ", ".join(f"{number} {meaning}" for number, meaning in labels.names)
         msg = (
-            f"{where(case, file)}: label numbers {', '.join(unknown)} are unknown (known are 0 background, {known}); "
-            "name the data set that they are of (--dataset NAME, of the results --results_dataset), or give --labels"
+            f"{where(case, file)}: label numbers {first_names(unknown)} are unknown (known are 0 background, "
+            f"{labels.meanings}); name the data set that they are of (--dataset NAME, of the results "
+            "--results_dataset), or give --labels"
         )
         raise InputError(msg)
     masks = [np.isin(voxels, region.numbers) for region in labels.select(regions)]

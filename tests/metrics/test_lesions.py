@@ -19,6 +19,7 @@ from custom_nets.metrics import (
     compute_lesion_dice,
     compute_lesion_hausdorff95,
     count_lesions,
+    score_lesions,
 )
 from custom_nets.metrics.regions import compute_region_hausdorff95
 
@@ -315,3 +316,11 @@ def test_the_metric_of_distances_is_its_function():
     metric = RegionLesionHausdorff95(dilation=1.0, worst=50.0)
     metric(mask(FAR), label)
     assert float(metric.aggregate()) == distance(mask(FAR), label, 2.0, dilation=1.0, worst=50.0) == 25
+
+
+def test_all_scores_of_one_pass_are_those_of_each():
+    pair = torch.cat([mask(NEAR, SPECK), mask()]), torch.cat([mask(NEAR, FAR), mask()])
+    scores = score_lesions(*pair, 1.0, 0.001, 2.0)
+    assert torch.equal(scores.dice, compute_lesion_dice(*pair, 1.0, min_volume=0.001, dilation=2.0))
+    assert torch.equal(scores.hausdorff95, compute_lesion_hausdorff95(*pair, 1.0, 0.001, 2.0))
+    assert torch.equal(scores.counts, count_lesions(*pair, 1.0, 0.001, 2.0))
