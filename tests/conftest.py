@@ -58,3 +58,13 @@ def own_logging() -> Iterator[None]:
         logger.setLevel(level)
         logger.disabled, logger.propagate = disabled, propagate
         logger.handlers[:], logger.filters[:] = handlers, filters
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """Four small brains."""
+    from custom_nets.tools import write_brain_phantoms  # not for every test
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_brain_phantoms(folder, 4, (40, 40, 28), seed=5, progress=False)
+    return folder

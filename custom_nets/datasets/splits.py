@@ -98,6 +98,11 @@ def split_folds(
     return [sorted(part) for part in parts], sorted(tested)
 
 
+def fold_folders(folder: str | os.PathLike) -> list[Path]:
+    """Returns the folders of the folds of a cross-validation in a folder, `fold_0` and so on, by their numbers."""
+    return sorted(Path(folder).glob("fold_*"), key=lambda path: (len(path.name), path.name))
+
+
 def save_split(
     path: str | os.PathLike,
     split: Mapping[str, Iterable[Any]],

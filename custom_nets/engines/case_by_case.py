@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -54,7 +54,7 @@ class CaseDataset(Dataset):
 
 
 class CaseEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, with a batch of one case, except that a case that fails is left out, and named at once.
+    """MONAI's evaluator, with a batch of one case, except that a faulty one is left out, and named then and at the end.
 
     What a case scores is measured as a part of it: one that cannot be scored is left out, too, of every metric.
 
@@ -90,12 +90,15 @@ class CaseEvaluator(SupervisedEvaluator):
 
     def reasons(self) -> list[str]:
         """Returns why cases were left out, a line each; of all processes, each of which must call this."""
-        before = getattr(self.data_loader.dataset.data, "left_out", ())  # type: ignore[union-attr]
-        return [*before, *gather_items(list(self.left_out.values()))]
+        return [*self._listed, *gather_items(list(self.left_out.values()))]
+
+    @property
+    def _listed(self) -> Sequence[str]:
+        """Why cases were left out when they were listed."""
+        return getattr(self.data_loader.dataset.data, "left_out", ())  # type: ignore[union-attr]
 
     def _total(self) -> int:
-        before = getattr(self.data_loader.dataset.data, "left_out", ())  # type: ignore[union-attr]
-        return len(before) + sum(gather_items([int(self.state.epoch_length or 0)]))
+        return len(self._listed) + sum(gather_items([int(self.state.epoch_length or 0)]))
 
     def _end_if_all_left_out(self, _engine: Any = None) -> None:
         reasons, total = self.reasons(), self._total()

@@ -50,6 +50,21 @@ class RegionScores:
             logger.info("%s: %s", name, shown)
 
 
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Returns the entries of a `JsonLog`, one an epoch; none where there is no file. Damaged lines are passed over.
+
+    Args:
+        path: of the JSON-lines file.
+    """
+    entries = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else ():
+        with suppress(ValueError, TypeError):  # of a run that was killed while it wrote
+            entry = json.loads(line)
+            if isinstance(entry["epoch"], int):
+                entries.append(entry)
+    return entries
+
+
 class JsonLog:
     """Appends one JSON object a training epoch to a file: epoch, iteration, mean loss, learning rate, seconds, scores.
 
@@ -99,16 +114,6 @@ class JsonLog:
         finite = [value for value in values if math.isfinite(value)]
         return float(np.mean(finite)) if finite else None
 
-    def _earlier(self, epoch: int) -> list[str]:
-        """Returns the lines of epochs before this one."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        kept = []
-        for line in lines:
-            with suppress(ValueError, TypeError):  # of a run that was killed while it wrote
-                if json.loads(line)["epoch"] < epoch:
-                    kept.append(line)
-        return kept
-
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
@@ -124,7 +129,8 @@ class JsonLog:
         entry.update({"bad_steps": bad} if bad else {})
         entry.update(self._new_scores())
         with atomic_file(self.path) as file:
-            file.write_text("\n".join([*self._earlier(engine.state.epoch), json.dumps(entry), ""]), encoding="utf-8")
+            entries = [*(earlier for earlier in read_log(self.path) if earlier["epoch"] < engine.state.epoch), entry]
+            file.write_text("".join(f"{json.dumps(each)}\n" for each in entries), encoding="utf-8")
 
     def _new_scores(self) -> dict[str, float]:
         """Returns the evaluator's scores when it has run since the last entry."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import optional_import
 
+from custom_nets.handlers.scores import read_log
 from custom_nets.io.files import atomic_file
 
 if TYPE_CHECKING:
@@ -95,10 +94,7 @@ class TrainingPicture:
         last = engine.state.epoch == engine.state.max_epochs
         if idist.get_rank() != 0 or (not last and time.monotonic() - self._drawn < _PAUSE):
             return
-        entries = []
-        for line in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else ():
-            with suppress(ValueError):
-                entries.append(json.loads(line))
+        entries = read_log(self.log)
         if not entries:
             return
         with atomic_file(self.path) as file:

@@ -12,7 +12,7 @@ from monai.utils import ensure_tuple
 
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.model_settings import check_settings, settings_of
-from custom_nets.io.weights import load_state, read_state_dict, unwrapped
+from custom_nets.io.weights import read_state_dict, require_fit, unwrapped
 from custom_nets.networks.named_axes import map_weights
 
 _ADVICE = (
@@ -68,10 +68,7 @@ class LoadWeights:
         state = read_state_dict(str(self.path))
         names = {} if self.strict else self._renamed(settings_of(state).get("keys", {}))
         fitting, anew = map_weights(unwrapped(self.network), state, *_sides(names)) if names else (state, [])
-        misfit = load_state(self.network, fitting)
-        if misfit:
-            msg = f"{self.path}: does not fit the network: {misfit}; {_ADVICE}"
-            raise InputError(msg)
+        require_fit(self.network, fitting, str(self.path), _ADVICE)
         keys = {key: value for key, value in self.keys.items() if not names or key not in _NAMED.values()}
         check_settings(str(self.path), state, keys, self.strict)
         for member in self.members:

@@ -14,6 +14,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type, ensure_tuple
 from torch import nn
 
+from custom_nets.datasets.splits import fold_folders
 from custom_nets.errors import InputError
 from custom_nets.inferers.arguments import check_image, shown
 from custom_nets.inferers.moments import Moments
@@ -135,7 +136,7 @@ def models_of_folds(folder: str | Path, wanted: bool = True, section: str | None
             "fold has seen: --evaluation_section test, after a training with --test"
         )
         raise InputError(msg)
-    models = sorted(Path(folder).glob("fold_*/model.pt"), key=lambda file: (len(file.parent.name), file.parent.name))
+    models = [fold / "model.pt" for fold in fold_folders(folder) if (fold / "model.pt").is_file()]
     if len(models) < 2:
         msg = f"{folder}: holds {len(models)} models of folds (fold_*/model.pt); train two at least (--fold 0, 1, ...)"
         raise InputError(msg)

@@ -12,7 +12,7 @@ from monai.utils import optional_import
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import Series
 from custom_nets.io.nifti import where
-from custom_nets.io.segments import Code
+from custom_nets.io.segments import Code, Segment
 
 MANUFACTURER = "custom-nets"
 """Maker of the results, as DICOM calls the program that wrote a file."""
@@ -44,6 +44,24 @@ class Algorithm(NamedTuple):
 
     name: str
     version: str
+
+
+class DicomResult(NamedTuple):
+    """A label map on the slices of a series, as DICOM holds it.
+
+    Args:
+        labels: label map `[X, Y, Z]` on the grid of the series.
+        segments: of the label map; they may overlap.
+        series: the scan, see `custom_nets.io.dicom.read_series`.
+        algorithm: that made the label map.
+        case: the case that messages name.
+    """
+
+    labels: np.ndarray
+    segments: Sequence[Segment]
+    series: Series
+    algorithm: Algorithm
+    case: str
 
 
 def read_sources(series: Series, case: str) -> list[Any]:

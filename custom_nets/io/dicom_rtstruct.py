@@ -12,8 +12,7 @@ import numpy as np
 from monai.utils import optional_import
 from scipy.spatial import cKDTree
 
-from custom_nets.io.dicom import Series
-from custom_nets.io.dicom_results import NEEDED, Algorithm, coded, explain_refusals, instance_of, read_sources
+from custom_nets.io.dicom_results import NEEDED, DicomResult, coded, explain_refusals, instance_of, read_sources
 from custom_nets.io.files import atomic_file
 from custom_nets.io.segments import Segment
 
@@ -24,14 +23,7 @@ _CONTOUR_DATA = 0x30060050
 _STUDY = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and what readers expect here
 
 
-def write_rtstruct(
-    path: str | os.PathLike,
-    labels: np.ndarray,
-    segments: Sequence[Segment],
-    series: Series,
-    algorithm: Algorithm,
-    case: str,
-) -> None:
+def write_rtstruct(path: str | os.PathLike, result: DicomResult) -> None:
     """Writes segments as one RT Structure Set on the slices of a scan; segments may overlap.
 
     Contours run half-way between the centres of voxels inside and outside, in the plane of their slice, also of oblique
@@ -40,16 +32,13 @@ def write_rtstruct(
 
     Args:
         path: the file; it appears only when complete.
-        labels: label map `[X, Y, Z]` on the grid of the scan.
-        segments: of the label map.
-        series: the scan, see `custom_nets.io.dicom.read_series`.
-        algorithm: that made the label map.
-        case: the case that messages name.
+        result: the label map, its segments and its scan.
 
     Raises:
         InputError: when headers of the scan lack what a result needs, or are damaged.
     """
     highdicom, _ = optional_import("highdicom", descriptor=NEEDED)
+    labels, segments, series, algorithm, case = result
     sources = read_sources(series, case)
     first, now, name = sources[0], datetime.now(), f"{algorithm.name} {algorithm.version}"
     with explain_refusals(case, series):

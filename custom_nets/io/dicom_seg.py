@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from monai.utils import optional_import
 
-from custom_nets.io.dicom import Series
-from custom_nets.io.dicom_results import NEEDED, Algorithm, coded, explain_refusals, instance_of, read_sources
+from custom_nets.io.dicom_results import (
+    NEEDED,
+    Algorithm,
+    DicomResult,
+    coded,
+    explain_refusals,
+    instance_of,
+    read_sources,
+)
 from custom_nets.io.files import atomic_file
 from custom_nets.io.segments import Code, Segment
 
@@ -18,14 +24,7 @@ _SERIES = 1000
 _FAMILY = Code("123110", "Artificial Intelligence", "DCM")  # PS3.16, CID 7162
 
 
-def write_seg(
-    path: str | os.PathLike,
-    labels: np.ndarray,
-    segments: Sequence[Segment],
-    series: Series,
-    algorithm: Algorithm,
-    case: str,
-) -> None:
+def write_seg(path: str | os.PathLike, result: DicomResult) -> None:
     """Writes segments as one binary DICOM SEG on the slices of a scan; segments may overlap.
 
     Each frame has the position of the slice that it lies on, and refers to it, also where slices are oblique or, of a
@@ -33,16 +32,13 @@ def write_seg(
 
     Args:
         path: the file; it appears only when complete.
-        labels: label map `[X, Y, Z]` on the grid of the scan.
-        segments: of the label map.
-        series: the scan, see `custom_nets.io.dicom.read_series`.
-        algorithm: that made the label map.
-        case: the case that messages name.
+        result: the label map, its segments and its scan.
 
     Raises:
         InputError: when headers of the scan lack what a result needs, or are damaged.
     """
     highdicom, _ = optional_import("highdicom", descriptor=NEEDED)
+    labels, segments, series, algorithm, case = result
     sources = read_sources(series, case)
     frames = np.stack([segment.mask(labels).transpose(2, 1, 0) for segment in segments], axis=-1)
     with explain_refusals(case, series):

@@ -43,14 +43,18 @@ def write_materials(path: str | os.PathLike, materials: Sequence[Material]) -> N
         file.write_text("".join(lines), encoding="utf-8", errors="replace", newline="\n")
 
 
-def write_obj(
-    path: str | os.PathLike,
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    comment: str = "",
-    material: Material | None = None,
-) -> None:
-    """Writes a Wavefront OBJ file, see `write_mesh`."""
+class _Mesh(NamedTuple):
+    """A surface as it is written, see `write_mesh`."""
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    comment: str
+    material: Material | None
+
+
+def _write_obj(path: str | os.PathLike, mesh: _Mesh) -> None:
+    """Writes a Wavefront OBJ file."""
+    vertices, triangles, comment, material = mesh
     points = ("v %.4f %.4f %.4f\n" * len(vertices)) % tuple(vertices.ravel().tolist())
     faces = ("f %d %d %d\n" * len(triangles)) % tuple((triangles + 1).ravel().tolist())  # OBJ counts from 1
     head = "".join(f"# {line}\n" for line in comment.splitlines())
@@ -60,14 +64,9 @@ def write_obj(
         file.write_text(head + points + faces, encoding="utf-8", errors="replace", newline="\n")
 
 
-def write_ply(
-    path: str | os.PathLike,
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    comment: str = "",
-    material: Material | None = None,
-) -> None:
-    """Writes a binary little-endian Stanford PLY file, see `write_mesh`."""
+def _write_ply(path: str | os.PathLike, mesh: _Mesh) -> None:
+    """Writes a binary little-endian Stanford PLY file."""
+    vertices, triangles, comment, material = mesh
     head = [
         "ply",
         "format binary_little_endian 1.0",
@@ -89,14 +88,9 @@ def write_ply(
         file.write_bytes("\n".join(head).encode("ascii", "replace") + corners.tobytes() + faces.tobytes())
 
 
-def write_stl(
-    path: str | os.PathLike,
-    vertices: np.ndarray,
-    triangles: np.ndarray,
-    comment: str = "",
-    material: Material | None = None,
-) -> None:
-    """Writes a binary STL file (no shared vertices, one unit normal a triangle, no colour), see `write_mesh`."""
+def _write_stl(path: str | os.PathLike, mesh: _Mesh) -> None:
+    """Writes a binary STL file (no shared vertices, one unit normal a triangle, no colour)."""
+    vertices, triangles, comment, _ = mesh
     corners = vertices[triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -109,10 +103,10 @@ def write_stl(
         file.write_bytes(head + np.uint32(len(triangles)).astype("<u4").tobytes() + facets.tobytes())
 
 
-WRITERS: dict[str, Callable[[str | os.PathLike, np.ndarray, np.ndarray, str, Material | None], None]] = {
-    "obj": write_obj,
-    "ply": write_ply,
-    "stl": write_stl,
+WRITERS: dict[str, Callable[[str | os.PathLike, _Mesh], None]] = {
+    "obj": _write_obj,
+    "ply": _write_ply,
+    "stl": _write_stl,
 }
 
 
@@ -140,4 +134,4 @@ def write_mesh(
         msg = f"mesh format '{kind}' of {path} is unknown; expected one of {', '.join(WRITERS)}"
         raise InputError(msg)
     points, corners = np.asarray(vertices, dtype=np.float64), np.asarray(triangles, dtype=np.int64)
-    WRITERS[kind](path, points, corners, comment, material)
+    WRITERS[kind](path, _Mesh(points, corners, comment, material))

@@ -112,11 +112,26 @@ def load_weights(network: nn.Module, path: str | Path, advice: str = _ADVICE) ->
         InputError: when the file cannot be read, or does not fit the network (which is then partly loaded).
     """
     state = read_state_dict(path)
+    require_fit(network, state, path, advice)
+    return state
+
+
+def require_fit(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, advice: str = _ADVICE) -> None:
+    """Loads a state dict into a network; every name and shape must fit.
+
+    Args:
+        network: see `load_weights`.
+        state: names to tensors.
+        path: where they are from, for the message.
+        advice: see `load_weights`.
+
+    Raises:
+        InputError: when they do not fit (the network is then partly loaded).
+    """
     found = load_state(network, state)
     if found:
         msg = f"{path}: does not fit the network: {found}; {advice}"
         raise InputError(msg)
-    return state
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> str:

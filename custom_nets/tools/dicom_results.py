@@ -17,6 +17,7 @@ from custom_nets.datasets.record import Record, get_record
 from custom_nets.datasets.terms import label_segments, region_segments, unnamed_segments
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import Series, read_series
+from custom_nets.io.dicom_results import DicomResult
 from custom_nets.io.nifti import is_nifti, read_header, read_voxels, stem
 from custom_nets.io.segments import Segment
 from custom_nets.transforms.saving.segments import DicomFormat, algorithm_of, check_dicom_formats, write_dicom
@@ -69,7 +70,8 @@ def convert_to_dicom(
     unit = voxel_millilitres(scan.header.affine)
     after = [np.count_nonzero(segment.mask(labels)) * unit for segment in segments]
     folder = Path(output).expanduser()
-    files = write_dicom(folder, case, formats, labels, segments, scan, algorithm_of(bundle), case)
+    result_on_scan = DicomResult(labels, segments, scan, algorithm_of(bundle), case)
+    files = write_dicom(folder, case, formats, result_on_scan)
     lines = [f"wrote {each}" for each in files]
     for segment, was, now in zip(segments, before, after, strict=True):
         change = f" ({was:.2f} ml before it was resampled)" if abs(was - now) >= 0.005 else ""

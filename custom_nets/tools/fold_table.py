@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from custom_nets.datasets import load_folds
+from custom_nets.datasets.splits import fold_folders, load_folds
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.files import parse_json_object
 
@@ -39,7 +39,7 @@ def sum_up_folds(folder: str | Path, score: str = "dice") -> dict[str, Any]:
     """
     place = Path(folder)
     place = place / "eval" if (place / "eval").is_dir() else place
-    found = sorted(place.glob("fold_*"), key=lambda path: (len(path.name), path.name))
+    found = fold_folders(place)
     held_out = {path.name: _read(path / "metrics.json", score) for path in found if (path / "metrics.json").is_file()}
     tested = {path.name: _read(path / "test" / "metrics.json", score) for path in found if (path / "test").is_dir()}
     if (place / "ensemble" / "metrics.json").is_file():

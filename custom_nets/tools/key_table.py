@@ -42,9 +42,8 @@ def key_tables(spec: str | Path) -> str:
     values, meanings = _values(spec), _meanings(spec)
     tables, listed = [], set(_OF_MONAI)
     for heading, configs in GROUPS.items():
-        keys = [key for key in values.get(configs[0], {}) if key not in listed and _in_all(key, configs, values)]
-        if configs in (("variant", "paper"), ("multi_gpu_train",)):
-            keys = [key for key in keys if key in meanings.get(configs[0], {})]
+        described = [key for key in values.get(configs[0], {}) if key in meanings.get(configs[0], {})]
+        keys = [key for key in described if key not in listed and _in_all(key, configs, values)]
         rows = [_row(key, configs, values, meanings) for key in keys]
         listed |= set(keys) if len(configs) > 1 or configs == ("train",) else set()
         if rows:

@@ -22,6 +22,12 @@ _ROUNDING = 1e-5
 """Relative error of a volume that the float32 affine of a turned grid may cause."""
 
 
+def _check_volume(min_ml: float) -> None:
+    if not min_ml >= 0:
+        msg = f"min_ml is {min_ml}; expected a volume in millilitres, 0 to drop nothing"
+        raise InputError(msg)
+
+
 def _check_channels(regions: torch.Tensor, names: Sequence[str], source: str) -> None:
     """Checks that regions `[R, H, W, D]` are as many as their names."""
     if regions.ndim != 4 or len(regions) != len(names):
@@ -165,9 +171,7 @@ class DropSmallParts(Transform):
     def __init__(
         self, regions: Sequence[str], min_ml: float, threshold: float = 0.5, dataset: str | None = None
     ) -> None:
-        if not min_ml >= 0:
-            msg = f"min_ml is {min_ml}; expected a volume in millilitres, 0 to drop nothing"
-            raise InputError(msg)
+        _check_volume(min_ml)
         self.regions = tuple(regions)
         self.min_ml = min_ml
         self.threshold = threshold
@@ -240,9 +244,7 @@ class DropSmallRegion(Transform):
         self.regions = tuple(regions)
         self.threshold = threshold
         check_names([region], self.regions)
-        if not min_ml >= 0:
-            msg = f"min_ml is {min_ml}; expected a volume in millilitres, 0 to drop nothing"
-            raise InputError(msg)
+        _check_volume(min_ml)
         self.region = region
         self.min_ml = min_ml
 

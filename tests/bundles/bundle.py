@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tests.conftest import REPOSITORY
@@ -40,6 +41,20 @@ class Bundle:
         workflow.initialize()
         workflow.run()
         return workflow
+
+
+def save_untrained(name: str, folder: Path) -> None:
+    """Writes the weights that a bundle's smallest network starts with as `model.pt`."""
+    network = Bundle(name).parse("inference", **SMALLEST[name], device="cpu").get_parsed_content("network_def")
+    torch.manual_seed(0)
+    torch.save(network.state_dict(), folder / "model.pt")
+
+
+def infer_smallest(name: str, dataset_dir: Path, ckpt_dir: Path, output_dir: Path, **keys) -> None:
+    """Infers with a bundle's smallest network."""
+    places = {"dataset_dir": str(dataset_dir), "ckpt_dir": str(ckpt_dir), "output_dir": str(output_dir)}
+    shipped = {key: value for key, value in SMALLEST[name].items() if key not in ("num_points", "batch_size")}
+    Bundle(name).run("inferring", "inference", **{**shipped, **places, **keys})
 
 
 def command(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bundles.bundle import SMALLEST, Bundle
+from tests.bundles.bundle import infer_smallest, save_untrained
 from tests.tools.conftest import NAMES
 
 QUICK = {"save_meshes": False, "save_overlay": False, "num_workers": 0}
@@ -22,18 +22,14 @@ def results(data_of, tmp_path_factory):
     made = {}
     for name in NAMES:
         folder = tmp_path_factory.mktemp(name)
-        network = Bundle(name).parse("inference", **SMALLEST[name], device="cpu").get_parsed_content("network_def")
-        torch.manual_seed(0)
-        torch.save(network.state_dict(), folder / "model.pt")
+        save_untrained(name, folder)
         infer(name, data_of, folder, folder / "results")
         made[name] = folder
     return made
 
 
 def infer(name, data_of, folder, output, **keys):
-    places = {"dataset_dir": str(data_of[name]), "ckpt_dir": str(folder), "output_dir": str(output)}
-    shipped = {key: value for key, value in SMALLEST[name].items() if key not in ("num_points", "batch_size")}
-    Bundle(name).run("inferring", "inference", **{**shipped, **QUICK, **places, **keys})
+    infer_smallest(name, data_of[name], folder, output, **{**QUICK, **keys})
 
 
 def made_again(name, data_of, folder, output, **keys) -> set[str]:

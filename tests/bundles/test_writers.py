@@ -6,10 +6,9 @@ import signal
 import time
 
 import pytest
-import torch
 
 from custom_nets.transforms.saving import volumes
-from tests.bundles.bundle import SMALLEST, Bundle
+from tests.bundles.bundle import infer_smallest, save_untrained
 
 NAMES = ("ossnet_brats", "ossnet_lits")  # one reads the image again for its picture, one hands it over
 
@@ -20,18 +19,14 @@ def undisturbed(data_of, tmp_path_factory):
     made = {}
     for name in NAMES:
         folder = tmp_path_factory.mktemp(name)
-        network = Bundle(name).parse("inference", **SMALLEST[name], device="cpu").get_parsed_content("network_def")
-        torch.manual_seed(0)
-        torch.save(network.state_dict(), folder / "model.pt")
+        save_untrained(name, folder)
         infer(name, data_of, folder, folder / "results", num_writers=0)
         made[name] = folder
     return made
 
 
 def infer(name, data_of, folder, output, **keys):
-    places = {"dataset_dir": str(data_of[name]), "ckpt_dir": str(folder), "output_dir": str(output), "num_workers": 0}
-    shipped = {key: value for key, value in SMALLEST[name].items() if key not in ("num_points", "batch_size")}
-    Bundle(name).run("inferring", "inference", **{**shipped, **places, "save_page": False, **keys})
+    infer_smallest(name, data_of[name], folder, output, **{"num_workers": 0, "save_page": False, **keys})
 
 
 def contents(output):
@@ -78,7 +73,7 @@ def test_writers_write_what_the_run_writes_itself(name, writers, undisturbed, da
     assert len(finished(tmp_path)) == 4
 
 
-@pytest.mark.parametrize(("what", "said"), [(fail, "No space left on device"), (die, "--num_writers")])
+@pytest.mark.parametrize(("what", "said"), [(fail, "the disk is full"), (die, "--num_writers")])
 def test_one_case_is_left_out_where_its_writer_fails_or_dies(
     what, said, undisturbed, data_of, tmp_path, monkeypatch, caplog
 ):

@@ -15,6 +15,8 @@ pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless  # noqa: E402
 
+from tests.dicom_files import changed, save_dicom  # noqa: E402
+
 SHAPE = (7, 6, 12)
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -38,25 +40,13 @@ def slice_of(pixels, position, number, signed=False, intercept=-1024, **changes)
     tags.BitsAllocated, tags.BitsStored, tags.HighBit, tags.PixelRepresentation = 16, 16, 15, int(signed)
     tags.RescaleSlope, tags.RescaleIntercept = 1, intercept
     tags.PixelData = np.ascontiguousarray((pixels - intercept).T.astype("<i2" if signed else "<u2")).tobytes()
-    for name, value in changes.items():
-        if value is None:
-            del tags[name]
-        else:
-            setattr(tags, name, value)
-    return tags
-
-
-def save(tags, path, syntax=ExplicitVRLittleEndian):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tags.file_meta = FileMetaDataset()
-    tags.file_meta.TransferSyntaxUID = syntax
-    tags.save_as(path, enforce_file_format=True)
+    return changed(tags, changes)
 
 
 def save_series(folder, voxels, places=None, syntax=ExplicitVRLittleEndian, first=0, **changes):
     places = [[0, 0, 5.0 * k] for k in range(voxels.shape[2])] if places is None else places
     for number, place in enumerate(places):
-        save(
+        save_dicom(
             slice_of(voxels[..., number], place, first + number, **changes), folder / f"{first + number:04}.dcm", syntax
         )
     return folder
@@ -122,7 +112,7 @@ def test_rle(tmp_path, voxels):
         tags.file_meta = FileMetaDataset()
         tags.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         tags.compress(RLELossless)
-        save(tags, folder / f"{number}.dcm", RLELossless)
+        save_dicom(tags, folder / f"{number}.dcm", RLELossless)
     np.testing.assert_array_equal(read_dicom(folder, "A")[1], voxels)
 
 
@@ -130,8 +120,8 @@ def test_a_syntax_without_decoder_is_named(tmp_path, voxels):
     htj2k = "1.2.840.10008.1.2.4.201"
     tags = slice_of(voxels[..., 0], [0, 0, 0], 0)
     tags.PixelData = pydicom.encaps.encapsulate([bytes(40)])
-    save(tags, tmp_path / "A" / "0.dcm", pydicom.uid.UID(htj2k))
-    save(tags, tmp_path / "A" / "1.dcm", pydicom.uid.UID(htj2k))
+    save_dicom(tags, tmp_path / "A" / "0.dcm", pydicom.uid.UID(htj2k))
+    save_dicom(tags, tmp_path / "A" / "1.dcm", pydicom.uid.UID(htj2k))
     assert "its pixels are High-Throughput JPEG 2000" in error_of(tmp_path / "A")
     assert "pip install python-gdcm, or export the series uncompressed" in error_of(tmp_path / "A")
 
@@ -147,7 +137,7 @@ def test_padding_becomes_air(tmp_path, voxels, signed, vr, padding):
         stored[:3] = 63536
         tags.PixelData = stored.tobytes()
         tags[0x0028, 0x0120] = pydicom.DataElement((0x0028, 0x0120), vr, padding)
-        save(tags, folder / f"{number}.dcm")
+        save_dicom(tags, folder / f"{number}.dcm")
     expected = voxels.astype(np.float32)
     expected[:3, 0] = -1024
     np.testing.assert_array_equal(read_dicom(folder, "A")[1], expected)
@@ -189,11 +179,11 @@ def beside(series, modality, kind, **changes):
 
 def test_what_belongs_to_a_scan_is_passed_over_in_its_folder(tmp_path, voxels, caplog):
     folder = save_series(tmp_path / "A", voxels)
-    save(beside(5, "SEG", SEGMENTATION, NumberOfFrames=12), folder / "seg.dcm")
-    save(beside(6, "RTSTRUCT", STRUCTURES, PixelData=None, ImagePositionPatient=None), folder / "rt.dcm")
+    save_dicom(beside(5, "SEG", SEGMENTATION, NumberOfFrames=12), folder / "seg.dcm")
+    save_dicom(beside(6, "RTSTRUCT", STRUCTURES, PixelData=None, ImagePositionPatient=None), folder / "rt.dcm")
     for number in (0, 1):
         localizer = beside(7, "CT", CTImageStorage, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-        save(localizer, folder / f"scout{number}.dcm")
+        save_dicom(localizer, folder / f"scout{number}.dcm")
     with caplog.at_level("INFO"):
         np.testing.assert_array_equal(read_dicom(folder, "A")[1], voxels)
     assert "passes over other series: 1 of RTSTRUCT, 1 of localizer, 1 of SEG" in caplog.text
@@ -201,7 +191,7 @@ def test_what_belongs_to_a_scan_is_passed_over_in_its_folder(tmp_path, voxels, c
 
 def test_what_belongs_to_a_scan_is_passed_over_in_its_study(tmp_path, voxels, caplog):
     save_series(tmp_path / "patient" / "scan", voxels)
-    save(beside(5, "SEG", SEGMENTATION, NumberOfFrames=12), tmp_path / "patient" / "seg" / "1-1.dcm")
+    save_dicom(beside(5, "SEG", SEGMENTATION, NumberOfFrames=12), tmp_path / "patient" / "seg" / "1-1.dcm")
     with caplog.at_level("INFO"):
         items = datalist(tmp_path, "optional")
     assert [item["case"] for item in items] == ["scan"]

@@ -8,7 +8,7 @@ from custom_nets.datasets.record import get_record
 from custom_nets.datasets.terms import region_segments
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import read_series
-from custom_nets.io.dicom_results import Algorithm
+from custom_nets.io.dicom_results import Algorithm, DicomResult
 from custom_nets.io.dicom_rtstruct import outlines, write_rtstruct
 from custom_nets.io.dicom_seg import write_seg
 from custom_nets.tools.dicom_results import convert_to_dicom
@@ -16,8 +16,10 @@ from custom_nets.tools.dicom_results import convert_to_dicom
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
 path_of = pytest.importorskip("matplotlib.path").Path
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
+from pydicom.uid import CTImageStorage, MRImageStorage  # noqa: E402
+
+from tests.dicom_files import changed, save_dicom  # noqa: E402
 
 SHAPE = (34, 28, 11)
 LIVER = region_segments(get_record("lits"))
@@ -67,14 +69,7 @@ def write_scan(folder, affine, modality="CT", shape=SHAPE, **changes):
         tags.BitsAllocated, tags.BitsStored, tags.HighBit, tags.PixelRepresentation = 16, 16, 15, 1
         tags.RescaleSlope, tags.RescaleIntercept = 1, 0
         tags.PixelData = np.full(shape[1::-1], index, "<i2").tobytes()
-        for keyword, value in changes.items():
-            if value is None:
-                del tags[keyword]
-            else:
-                setattr(tags, keyword, value)
-        tags.file_meta = FileMetaDataset()
-        tags.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        tags.save_as(folder / f"{names[index]:03}.dcm", enforce_file_format=True)
+        save_dicom(changed(tags, changes), folder / f"{names[index]:03}.dcm")
     return folder
 
 
@@ -139,7 +134,7 @@ class TestSeg:
     def written(scan, labels, tmp_path_factory):
         folder, affine = scan
         file = tmp_path_factory.mktemp("seg") / "a_seg.dcm"
-        write_seg(file, labels, LIVER, read_series(folder, "a"), ALGORITHM, "a")
+        write_seg(file, DicomResult(labels, LIVER, read_series(folder, "a"), ALGORITHM, "a"))
         return file, folder, affine
 
     def test_each_voxel_is_where_it_was(self, written, labels):
@@ -184,7 +179,7 @@ class TestRtStruct:
     def written(scan, labels, tmp_path_factory):
         file = tmp_path_factory.mktemp("rt") / "a_rtstruct.dcm"
         series = read_series(scan[0], "a")
-        write_rtstruct(file, labels, LIVER, series, ALGORITHM, "a")
+        write_rtstruct(file, DicomResult(labels, LIVER, series, ALGORITHM, "a"))
         return pydicom.dcmread(file), series
 
     def test_rasterised_again_it_is_the_label_map(self, written, labels):
@@ -213,7 +208,7 @@ def test_a_contour_of_more_than_64_kib(tmp_path):
     comb = np.zeros(shape, np.uint8)
     comb[::2, 1:, 0] = comb[:, 0, 0] = 1
     comb[1::4, 2::2, 0] = 1
-    write_rtstruct(tmp_path / "a.dcm", comb, LIVER, series, ALGORITHM, "a")
+    write_rtstruct(tmp_path / "a.dcm", DicomResult(comb, LIVER, series, ALGORITHM, "a"))
     content = pydicom.dcmread(tmp_path / "a.dcm")
     contours = content.ROIContourSequence[0].ContourSequence
     assert max(len(str(contour.ContourData)) for contour in contours) > 65536
@@ -228,8 +223,8 @@ def test_a_contour_of_more_than_64_kib(tmp_path):
 
 def test_nothing_found(tmp_path, labels, caplog):
     series = read_series(write_scan(tmp_path / "scan", GRIDS["axial"]), "a")
-    write_seg(tmp_path / "a_seg.dcm", 0 * labels, LIVER, series, ALGORITHM, "a")
-    write_rtstruct(tmp_path / "a_rtstruct.dcm", 0 * labels, LIVER, series, ALGORITHM, "a")
+    write_seg(tmp_path / "a_seg.dcm", DicomResult(0 * labels, LIVER, series, ALGORITHM, "a"))
+    write_rtstruct(tmp_path / "a_rtstruct.dcm", DicomResult(0 * labels, LIVER, series, ALGORITHM, "a"))
     content = pydicom.dcmread(tmp_path / "a_seg.dcm")
     assert len(content.SegmentSequence) == 2
     assert not content.pixel_array.any()
@@ -255,13 +250,13 @@ class TestDamagedHeaders:
     def test_no_frame_of_reference(self, write, labels, tmp_path):
         folder = write_scan(tmp_path / "scan", GRIDS["axial"], FrameOfReferenceUID=None)
         with pytest.raises(InputError, match=r"case a, file .*has no FrameOfReferenceUID"):
-            write(tmp_path / "a.dcm", labels, LIVER, read_series(folder, "a"), ALGORITHM, "a")
+            write(tmp_path / "a.dcm", DicomResult(labels, LIVER, read_series(folder, "a"), ALGORITHM, "a"))
         assert not (tmp_path / "a.dcm").exists()
 
     def test_what_an_anonymised_scan_lacks_is_empty(self, write, labels, tmp_path):
         gone = dict.fromkeys(["PatientName", "PatientID", "PatientSex", "StudyDate", "SeriesNumber"])
         folder = write_scan(tmp_path / "scan", GRIDS["axial"], **gone)
-        write(tmp_path / "a.dcm", labels, LIVER, read_series(folder, "a"), ALGORITHM, "a")
+        write(tmp_path / "a.dcm", DicomResult(labels, LIVER, read_series(folder, "a"), ALGORITHM, "a"))
         assert pydicom.dcmread(tmp_path / "a.dcm").PatientName == ""
 
     def test_a_value_beyond_the_standard_is_one_line(self, write, labels, tmp_path):
@@ -269,7 +264,7 @@ class TestDamagedHeaders:
             pytest.skip("what patient and study have is copied as it is")
         folder = write_scan(tmp_path / "scan", GRIDS["axial"], PatientSex="Q")
         with pytest.raises(InputError, match=r"case a, folder .*do not allow a DICOM result \(.*Q.*\)") as error:
-            write(tmp_path / "a.dcm", labels, LIVER, read_series(folder, "a"), ALGORITHM, "a")
+            write(tmp_path / "a.dcm", DicomResult(labels, LIVER, read_series(folder, "a"), ALGORITHM, "a"))
         assert "\n" not in str(error.value)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+
+from tests.dicom_files import changed, save_dicom
 
 Build = Callable[[Path], None]
 Edit = Callable[[Path], None]
@@ -249,17 +251,7 @@ def write_slice(folder: Path, number: int, pixels: np.ndarray, **changes: Any) -
     tags.BitsAllocated, tags.BitsStored, tags.HighBit, tags.PixelRepresentation = 16, 16, 15, 0
     tags.RescaleSlope, tags.RescaleIntercept = 1, -1024
     tags.PixelData = np.ascontiguousarray((pixels.clip(-1024) + 1024).T.astype("<u2")).tobytes()
-    for name, value in changes.items():
-        if value is None:
-            del tags[name]
-        else:
-            setattr(tags, name, value)
-    tags.file_meta = FileMetaDataset()
-    tags.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"IM{number:04}.dcm"
-    tags.save_as(path, enforce_file_format=True)
-    return path
+    return save_dicom(changed(tags, changes), folder / f"IM{number:04}.dcm")
 
 
 def write_series(folder: Path, first: int = 0, **changes: Any) -> None:

@@ -14,7 +14,6 @@ import torch
 from custom_nets.datasets import datalist, recognise
 from custom_nets.errors import InputError
 from custom_nets.logs import show_logs
-from custom_nets.tools import write_brain_phantoms
 from custom_nets.tools.command_line import parse_arguments
 from tests.bundles.bundle import SMALLEST
 from tests.tools.conftest import copy_bundle
@@ -33,13 +32,6 @@ def custom_nets(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "custom_nets", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_brain_phantoms(folder, 4, (40, 40, 28), seed=5, progress=False)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,12 @@ from custom_nets.datasets.terms import label_segments, region_segments
 from custom_nets.errors import InputError
 from custom_nets.io.colour_tables import itksnap_table, slicer_table
 from custom_nets.io.dicom import CT, Series, is_dicom_folder, read_series
-from custom_nets.io.dicom_results import Algorithm
+from custom_nets.io.dicom_results import Algorithm, DicomResult
 from custom_nets.io.dicom_rtstruct import write_rtstruct
 from custom_nets.io.dicom_seg import write_seg
 from custom_nets.io.files import atomic_file
 from custom_nets.io.nifti import AFFINE_TOLERANCE, VolumeHeader
 from custom_nets.io.seg_nrrd import write_seg_nrrd
-from custom_nets.io.segments import Segment
 from custom_nets.transforms.regions import RegionsToLabels, dataset_of
 from custom_nets.transforms.saving.case_files import result_file
 from custom_nets.transforms.saving.meshes import as_array, case_and_affine
@@ -59,14 +58,7 @@ def algorithm_of(bundle: str | os.PathLike = "") -> Algorithm:
 
 
 def write_dicom(
-    folder: str | os.PathLike,
-    name: str,
-    formats: Sequence[DicomFormat],
-    labels: np.ndarray,
-    segments: Sequence[Segment],
-    series: Series,
-    algorithm: Algorithm,
-    case: str,
+    folder: str | os.PathLike, name: str, formats: Sequence[DicomFormat], result: DicomResult
 ) -> list[Path]:
     """Writes a label map in formats of DICOM, as `<folder>/<name>_<format>.dcm`.
 
@@ -77,11 +69,7 @@ def write_dicom(
         folder: of the files.
         name: how their names begin.
         formats: any of seg and rtstruct.
-        labels: label map `[X, Y, Z]` on the grid of the scan.
-        segments: of the label map.
-        series: the scan.
-        algorithm: that made the label map.
-        case: the case that messages name.
+        result: the label map, its segments and its scan.
 
     Returns:
         The files.
@@ -91,10 +79,11 @@ def write_dicom(
             of a tilted gantry.
     """
     chosen = list(formats)
-    shift = _shift_of_slices(series.header)
+    header = result.series.header
+    shift = _shift_of_slices(header)
     if "seg" in chosen and shift > _LARGEST_SHIFT:
         msg = (
-            f"case {case}, folder {series.header.path}: its slices are shifted by up to {shift:.1f} voxels (tilted "
+            f"case {result.case}, folder {header.path}: its slices are shifted by up to {shift:.1f} voxels (tilted "
             "gantry), which readers of DICOM SEG misplace; no SEG is written: take rtstruct, or the NIfTI file"
         )
         chosen.remove("seg")
@@ -103,7 +92,7 @@ def write_dicom(
         logger.warning("%s", msg)
     files = [Path(folder, f"{name}_{kind}.dcm") for kind in chosen]
     for kind, file in zip(chosen, files, strict=True):
-        _WRITERS[kind](file, labels, segments, series, algorithm, case)
+        _WRITERS[kind](file, result)
     return files
 
 
@@ -205,16 +194,8 @@ class SaveSegmentsd(MapTransform):
                 place = result_file(self.output_dir, case, "")
                 series = read_series(folder, case, CT)
                 _check_grid(labels.shape, affine, series, case)
-                write_dicom(
-                    place.parent,
-                    place.name,
-                    self.settings.dicom,
-                    labels,
-                    segments,
-                    series,
-                    self.settings.algorithm,
-                    case,
-                )
+                result = DicomResult(labels, segments, series, self.settings.algorithm, case)
+                write_dicom(place.parent, place.name, self.settings.dicom, result)
         return item
 
     @staticmethod

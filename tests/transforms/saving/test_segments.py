@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.dicom import CT, read_series
+from custom_nets.io.dicom_results import DicomResult
 from custom_nets.transforms.saving.results import SaveResultsd
 from custom_nets.transforms.saving.segments import (
     THIS_PACKAGE,
@@ -148,12 +149,12 @@ class TestDicom:
         dicom = pytest.importorskip("tests.io.test_dicom_results")
         scan = dicom.write_scan(tmp_path / "scan", dicom.GRIDS["tilted"])
         labels, series = np.ones(dicom.SHAPE, np.uint8), read_series(scan, "a", CT)
-        rest = (labels, dicom.LIVER, series, dicom.ALGORITHM, "a")
-        files = write_dicom(tmp_path, "a", ["seg", "rtstruct"], *rest)
+        result = DicomResult(labels, dicom.LIVER, series, dicom.ALGORITHM, "a")
+        files = write_dicom(tmp_path, "a", ["seg", "rtstruct"], result)
         assert [file.name for file in files] == ["a_rtstruct.dcm"]
         assert "shifted by up to 7.7 voxels (tilted gantry)" in caplog.text
         with pytest.raises(InputError, match="no SEG is written: take rtstruct, or the NIfTI file"):
-            write_dicom(tmp_path, "a", ["seg"], *rest)
+            write_dicom(tmp_path, "a", ["seg"], result)
 
     def test_name_and_version_are_those_of_the_bundle(self, tmp_path):
         (tmp_path / "configs").mkdir()
