@@ -2,7 +2,7 @@
 # make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite, a process for each core (JOBS=1: one after another)
-# make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends
+# make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends; and NvNet's 1,000 worst steps
 # make test-label   the bundles in a MONAI Label server, in an environment of its own (.venv-label)
 # make lint    style and types
 # make docs    the documentation as a site that opens offline, site/index.html; its links are checked
@@ -110,8 +110,9 @@ test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 torture: $(READY)
-	@echo "== kills"
-	@TORTURE=$(or $(KILLS),200) $(BIN)/python -m pytest tests/robust/test_kills.py
+	@echo "== kills, and steps that turned NaN once"
+	@TORTURE=$(or $(KILLS),200) $(BIN)/python -m pytest tests/robust/test_kills.py \
+		tests/networks/nvnet/test_network.py
 
 test-label: $(READY) $(LABEL_READY)
 	@echo "== tests in MONAI Label"

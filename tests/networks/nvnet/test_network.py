@@ -1,6 +1,7 @@
 """NvNet: the paper's table, MONAI's SegResNet inside it, and a variational branch that stays finite."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -236,14 +237,17 @@ def test_the_log_variance_is_bounded():
     assert output.reconstruction.isfinite().all()
 
 
-def test_nothing_turns_nan_in_1000_steps_of_scaled_images():
-    """lr 1e-3, bfloat16, images a hundred times too bright: the known failure of unbounded variances."""
+def test_nothing_turns_nan_in_steps_of_scaled_images():
+    """lr 1e-3, bfloat16, images a hundred times too bright: the known failure of unbounded variances.
+
+    1,000 steps take a core sixteen minutes: `make torture` makes them.
+    """
     crop = (24, 24, 24)  # PyTorch's own bfloat16 gradients of kernels are NaN now and then where a side is 2
     net = small(crop_size=crop)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     loss_function = NvNetLoss()
     generator = torch.Generator().manual_seed(3)
-    for _ in range(1000):
+    for _ in range(1000 if "TORTURE" in os.environ else 20):
         image = 100 * torch.randn(1, 4, *crop, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_function(net(image), (image[:, :3] > 0, image))
