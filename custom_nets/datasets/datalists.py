@@ -126,6 +126,14 @@ def labelled_cases(
         get_record(name).require_labels().select(regions)
     total = len(items)
     if section != "all":
+        if leave_out and not (split_file is not None and Path(split_file).expanduser().exists()):
+            logger.warning(
+                "split file %s is not there: the split is made again (seed %s); where the model was trained with other "
+                "cases or sections, it has seen some of those scored here; give --split_file of its training, or "
+                "--evaluation_section all for cases that it never saw",
+                split_file,
+                seed,
+            )
         sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}
         items = split_section(items, section, split_file, seed=seed, **sizes)
     chosen = in_order(items)

@@ -533,6 +533,17 @@ class TestSplit:
         training = brats_split(brats2020, "training", file, validation=1)
         assert brats_split(brats2020, "training", file, validation=2) == training
 
+    def test_an_evaluation_without_the_training_s_split_says_so(self, brats2020, tmp_path, caplog):
+        """Otherwise cases that the model was trained with might be scored in silence."""
+        file = tmp_path / "split.json"
+        brats_split(brats2020, "validation", file, validation=1, leave_out=True)
+        assert f"split file {file} is not there" in caplog.text
+        assert "--evaluation_section all" in caplog.text
+        caplog.clear()
+        brats_split(brats2020, "validation", file, validation=1, leave_out=True)
+        brats_split(brats2020, "all", tmp_path / "none.json", leave_out=True)
+        assert "is not there" not in caplog.text
+
     def test_a_faulty_case_stops_only_its_own_section(self, brats2020):
         spoilt = brats_split(brats2020, "validation", validation=1)[0]
         Path(spoilt["image"][0]).write_bytes(b"")
