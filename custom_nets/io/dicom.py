@@ -63,10 +63,14 @@ _ALSO_READ = [
     "Rows",
     "Columns",
     "BitsAllocated",
+    "PhotometricInterpretation",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
 ]
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+_HOUNSFIELD = {"HU", "HU_MOD", "US"}
+"""Values of RescaleType: Hounsfield units, those of one energy of several, unspecified (PS3.3, C.11.1.1.2)."""
 _PHASES = ("AcquisitionNumber", "TemporalPositionIdentifier")
 
 logger = logging.getLogger(__name__)
@@ -465,7 +469,25 @@ def _check_like_first(image: _Image, first: _Image, cosines: np.ndarray, pixel_s
 
 
 def _check_rescale(images: Sequence[_Image], folder: str | os.PathLike, case: str) -> None:
-    """Warns where slices do not say how their numbers become Hounsfield units."""
+    """Warns where slices do not say how their numbers become Hounsfield units, or say that they become others."""
+    units = Counter(str(image.tags.get("RescaleType") or "HU") for image in images)
+    for unit in sorted(units.keys() - _HOUNSFIELD):
+        logger.warning(
+            "%s: %d of %d slices have numbers in %s (RescaleType), expected HU; they are taken as Hounsfield units",
+            _about(folder, case),
+            units[unit],
+            len(images),
+            unit,
+        )
+    inverted = sum(image.tags.get("PhotometricInterpretation") == "MONOCHROME1" for image in images)
+    if inverted:
+        logger.warning(
+            "%s: %d of %d slices are MONOCHROME1, shown with low numbers bright; air must still be near -1000, else "
+            "export the series as MONOCHROME2",
+            _about(folder, case),
+            inverted,
+            len(images),
+        )
     lacking = sum(any(image.tags.get(name) in (None, "") for name in _RESCALE) for image in images)
     if lacking:
         logger.warning(

@@ -148,6 +148,25 @@ def test_missing_rescale_is_warned_of(tmp_path, voxels, caplog):
     assert "12 of 12 slices have no RescaleSlope or RescaleIntercept" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"RescaleType": "OD"}, "12 of 12 slices have numbers in OD (RescaleType), expected HU"),
+        ({"RescaleType": "Z_EFF"}, "numbers in Z_EFF"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "12 of 12 slices are MONOCHROME1"),
+    ],
+)
+def test_numbers_of_another_meaning_are_warned_of(changes, said, tmp_path, voxels, caplog):
+    read_dicom(save_series(tmp_path / "A", voxels, **changes), "A")
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("unit", ["HU", "US", None])
+def test_hounsfield_units_are_not_warned_of(unit, tmp_path, voxels, caplog):
+    read_dicom(save_series(tmp_path / "A", voxels, RescaleType=unit or ""), "A")
+    assert not caplog.messages
+
+
 def test_phases_at_the_same_places(tmp_path, voxels):
     for phase in (1, 2):
         save_series(tmp_path / "A", voxels, first=100 * phase, AcquisitionNumber=phase)
