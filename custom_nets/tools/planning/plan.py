@@ -106,6 +106,8 @@ def make_plan(fingerprint: Fingerprint, network: NetworkName = "ossnet", memory:
     Raises:
         InputError: when nothing fits into the memory.
     """
+    if memory <= BESIDE:
+        raise InputError(_too_little(memory))
     scaling, scaling_choices = _plan_scaling(fingerprint, network)
     if network == "nvnet":
         grid: Grid = "crops"
