@@ -17,7 +17,7 @@ from custom_nets.datasets.discovery import Recognised, recognise
 from custom_nets.datasets.layouts import FoundCase
 from custom_nets.datasets.oddities import IdentityAffines, check_identity_option, settle_identity_affines
 from custom_nets.datasets.record import Record, get_record
-from custom_nets.datasets.splits import Section, apply_split, split_section
+from custom_nets.datasets.splits import Section, apply_split, split_exists, split_section
 from custom_nets.datasets.validation import Check, Item, check_case, check_datalist, fault_of, raise_faults
 from custom_nets.errors import InputError, first_names
 from custom_nets.io.nifti import where
@@ -126,12 +126,12 @@ def labelled_cases(
         get_record(name).require_labels().select(regions)
     total = len(items)
     if section != "all":
-        if leave_out and not (split_file is not None and Path(split_file).expanduser().exists()):
+        if leave_out and (split_file is None or not split_exists(split_file)):
             logger.warning(
-                "split file %s is not there: the split is made again (seed %s); where the model was trained with other "
-                "cases or sections, it has seen some of those scored here; give --split_file of its training, or "
-                "--evaluation_section all for cases that it never saw",
-                split_file,
+                "%s: the split is made again, with seed %s. A model that was trained with another one may have seen "
+                "cases that are scored here: give --split_file of its training, or --evaluation_section all for an "
+                "outside set",
+                "no split file is given" if split_file is None else f"split file {split_file} is not there",
                 seed,
             )
         sizes: dict[str, Any] = {"validation": validation, "test": test, "fold": fold, "folds": folds}

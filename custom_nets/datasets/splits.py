@@ -212,6 +212,11 @@ def apply_split(
     return {section: [by_case[case] for case in sorted(cases)] for section, cases in wanted.items()}
 
 
+def split_exists(split_file: str | os.PathLike) -> bool:
+    """Returns whether a split is there already; else `split_section` makes it."""
+    return Path(split_file).expanduser().exists()
+
+
 def split_section(
     items: Items,
     section: Section,
@@ -241,7 +246,7 @@ def split_section(
     if section not in SECTIONS:
         msg = f"section {section!r} is unknown; expected one of {', '.join(SECTIONS)}"
         raise InputError(msg)
-    if split_file is not None and Path(split_file).expanduser().exists():
+    if split_file is not None and split_exists(split_file):
         recorded = _read_record(split_file).get("seed")
         if recorded not in (None, seed):
             logger.warning("split file %s was made with seed %s, seed %s has no effect", split_file, recorded, seed)

@@ -70,7 +70,7 @@ _ALSO_READ = [
 ]
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
 _HOUNSFIELD = {"HU", "HU_MOD", "US"}
-"""Values of RescaleType: Hounsfield units, those of one energy of several, unspecified (PS3.3, C.11.1.1.2)."""
+"""Values of RescaleType: Hounsfield units, modified Hounsfield units, unspecified (PS3.3, C.11.1.1.2)."""
 _PHASES = ("AcquisitionNumber", "TemporalPositionIdentifier")
 
 logger = logging.getLogger(__name__)
@@ -396,7 +396,7 @@ def _read_grid(folder: str | os.PathLike, case: str, modalities: Sequence[str] =
     for image in images[1:]:
         _check_like_first(image, first, cosines, pixel_size, case)
     if pixels:
-        _check_rescale(images, folder, case)
+        _check_units(images, folder, case)
     positions = np.stack([_numbers(image, "position", 3, case) for image in images])
     normal = np.cross(cosines[:3], cosines[3:])
     order = np.argsort(positions @ normal, kind="stable")
@@ -468,34 +468,25 @@ def _check_like_first(image: _Image, first: _Image, cosines: np.ndarray, pixel_s
             raise InputError(msg)
 
 
-def _check_rescale(images: Sequence[_Image], folder: str | os.PathLike, case: str) -> None:
+def _check_units(images: Sequence[_Image], folder: str | os.PathLike, case: str) -> None:
     """Warns where slices do not say how their numbers become Hounsfield units, or say that they become others."""
-    units = Counter(str(image.tags.get("RescaleType") or "HU") for image in images)
-    for unit in sorted(units.keys() - _HOUNSFIELD):
-        logger.warning(
-            "%s: %d of %d slices have numbers in %s (RescaleType), expected HU; they are taken as Hounsfield units",
-            _about(folder, case),
-            units[unit],
-            len(images),
-            unit,
+    doubts = Counter(doubt for image in images for doubt in _doubts(image.tags))
+    for doubt, number in sorted(doubts.items()):
+        logger.warning("%s: %d of %d slices %s", _about(folder, case), number, len(images), doubt)
+
+
+def _doubts(tags: Any) -> Iterator[str]:
+    """Yields why the numbers of a slice may not be Hounsfield units."""
+    unit = str(tags.get("RescaleType") or "HU")
+    if unit not in _HOUNSFIELD:
+        yield f"have numbers in {unit} (RescaleType), expected HU; they are taken as Hounsfield units"
+    if tags.get("PhotometricInterpretation") == "MONOCHROME1":
+        yield (
+            "are MONOCHROME1, shown with low numbers bright; air must still be near -1000, else export the series as "
+            "MONOCHROME2"
         )
-    inverted = sum(image.tags.get("PhotometricInterpretation") == "MONOCHROME1" for image in images)
-    if inverted:
-        logger.warning(
-            "%s: %d of %d slices are MONOCHROME1, shown with low numbers bright; air must still be near -1000, else "
-            "export the series as MONOCHROME2",
-            _about(folder, case),
-            inverted,
-            len(images),
-        )
-    lacking = sum(any(image.tags.get(name) in (None, "") for name in _RESCALE) for image in images)
-    if lacking:
-        logger.warning(
-            "%s: %d of %d slices have no RescaleSlope or RescaleIntercept; their numbers are taken as Hounsfield units",
-            _about(folder, case),
-            lacking,
-            len(images),
-        )
+    if any(tags.get(name) in (None, "") for name in _RESCALE):
+        yield "have no RescaleSlope or RescaleIntercept; their numbers are taken as Hounsfield units"
 
 
 def _check_one_phase(images: Sequence[_Image], along: np.ndarray, folder: str | os.PathLike, case: str) -> None:

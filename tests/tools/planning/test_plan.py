@@ -80,6 +80,16 @@ def test_no_memory_is_refused():
         make_plan(DATA["Task01 brain tumour"], memory=0.5)
 
 
+@pytest.mark.parametrize(
+    ("name", "network"), [("Task01 brain tumour", "ossnet"), ("long CT", "ossnet"), ("Task04 hippocampus", "nvnet")]
+)
+def test_a_memory_that_no_network_fits_is_refused(name, network, monkeypatch):
+    monkeypatch.setattr("custom_nets.tools.planning.plan.estimate_training_memory", lambda *_: 4.0)
+    assert make_plan(DATA[name], network, 4.0 + BESIDE).training_memory == 4.0
+    with pytest.raises(InputError, match="give --memory of a larger device"):
+        make_plan(DATA[name], network, 4.0)
+
+
 def test_intensities_decide_the_scaling():
     bone = Intensities(least=-1024, low=150, median=400, high=1500, zeros=0)
     window = make_plan(headers(CT, 1, (64, 64, 64), (1.0, 1.0, 1.0), intensities=(bone,))).keys
