@@ -522,14 +522,15 @@ def _fit_line(
             "normal); keep one of them, and one phase of a scan a folder"
         )
         raise InputError(msg)
-    for index, gap in enumerate(gaps):
-        if abs(gap - usual) > allowed + 1e-6:
-            fault = "a slice is missing" if gap > 1.5 * usual else "slices are unevenly spaced"
-            msg = (
-                f"{_about(folder, case)}: {fault} between {along[index]:.2f} and {along[index + 1]:.2f} mm along the "
-                f"normal (distance {gap:.2f} mm, elsewhere {usual:.2f} mm); copy or export the whole series again"
-            )
-            raise InputError(msg)
+    index = int(np.abs(gaps - usual).argmax())
+    gap = float(gaps[index])
+    if abs(gap - usual) > allowed + 1e-6 and not _is_rounded_line(along, min(digit, usual / 4)):
+        fault = "a slice is missing" if gap > 1.5 * usual else "slices are unevenly spaced"
+        msg = (
+            f"{_about(folder, case)}: {fault} between {along[index]:.2f} and {along[index + 1]:.2f} mm along the "
+            f"normal (distance {gap:.2f} mm, elsewhere {usual:.2f} mm); copy or export the whole series again"
+        )
+        raise InputError(msg)
     numbers = np.arange(len(positions))
     centred = numbers - numbers.mean()
     step = centred @ positions / (centred @ centred)
@@ -542,6 +543,16 @@ def _fit_line(
         )
         raise InputError(msg)
     return origin, step
+
+
+def _is_rounded_line(along: np.ndarray, digit: float) -> bool:
+    """Returns whether places are those of evenly spaced slices, each rounded to a digit.
+
+    Any two places then tell the step to within a digit over the slices between them; one step must do for all.
+    """
+    one, other = np.triu_indices(len(along), 1)
+    steps, apart = along[other] - along[one], other - one
+    return bool(((steps - digit) / apart).max() <= ((steps + digit) / apart).min() + 1e-6)
 
 
 def _last_digit(positions: np.ndarray) -> float:

@@ -87,6 +87,27 @@ def test_rounded_positions(tmp_path_factory, spacing, decimals, start, tilt, cou
     assert np.abs(origin + numbers * step - true).max() <= 10.0**-decimals
 
 
+def rounded_line(spacing, start, count, decimals, gone=None):
+    """What `_fit_line` says of slices whose positions are rounded, one of which may be gone."""
+    from custom_nets.io.dicom import _fit_line
+
+    places = np.array([[0, 0, round(start + spacing * k, decimals)] for k in range(count) if k != gone])
+    return _fit_line(places, np.array([0.0, 0, 1]), [f"{k}.dcm" for k in range(len(places))], "folder", "A")
+
+
+@pytest.mark.parametrize(("spacing", "start", "count"), [(0.5, 0.25, 6), (0.5, -102.75, 30), (0.7, -471.75, 5)])
+def test_gaps_that_rounding_makes_short_and_long_in_turn_are_read(spacing, start, count):
+    """At 0.25, 0.75, 1.25 mm … gaps are 0.6 and 0.4 mm: two digits apart."""
+    _, step = rounded_line(spacing, start, count, 1)
+    assert step[2] == pytest.approx(spacing, abs=0.05)
+
+
+@pytest.mark.parametrize(("spacing", "start", "count", "gone"), [(0.5, 0.25, 5, 3), (0.5, 228.45, 5, 2)])
+def test_a_missing_slice_among_few_is_told(spacing, start, count, gone):
+    with pytest.raises(InputError, match="a slice is missing"):
+        rounded_line(spacing, start, count, 1, gone)
+
+
 def test_a_tilted_gantry_is_shear(tmp_path, voxels):
     places = [[0, 1.5 * k, 5.0 * k] for k in range(SHAPE[2])]
     affine = read_dicom_header(save_series(tmp_path / "A", voxels, places), "A").affine
