@@ -21,6 +21,7 @@ from custom_nets.io.nifti import is_nifti, read_header, read_voxels, stem
 
 logger = logging.getLogger(__name__)
 
+_IMAGE_FOLDERS = ("imagesTr", "imagesTs")
 _LABEL_WORDS = ("seg", "segmentation", "label", "mask", "dseg")
 
 
@@ -176,7 +177,7 @@ def _image_folders(folders: Folders) -> list[Recognised]:
     """Recognises the Decathlon's and nnU-Net's folders of images, by the dataset.json beside them or by case names."""
     by_record: dict[Record, list[FoundCase]] = defaultdict(list)
     reasons: dict[Record, str] = {}
-    for folder, files in ((f, fs) for f, fs in folders.items() if f.name in ("imagesTr", "imagesTs") and fs):
+    for folder, files in ((f, fs) for f, fs in folders.items() if f.name in _IMAGE_FOLDERS and fs):
         part: Folders = {folder: files}
         case = _first_case(part)
         description = foreign.find_dataset_json(folder)
@@ -224,7 +225,10 @@ def _bids(folders: Folders) -> list[Recognised]:
 def _case_folders(folders: Folders) -> list[Recognised]:
     """Recognises folders with a file a channel: by the names of the cases, else by the endings of their files."""
     records = [record for record in shipped_records() if "case_folders" in record.layouts]
-    folders = {folder: files for folder, files in folders.items() if not _is_bids(folder)}
+    # There a file `<case>_t1` may well be the only one of its case.
+    folders = {
+        folder: files for folder, files in folders.items() if folder.name not in _IMAGE_FOLDERS and not _is_bids(folder)
+    }
     fitting: dict[tuple[str, ...], list[tuple[Record, FoundCase]]] = defaultdict(list)
     for record in records:
         for case in layouts.case_folders(record, folders):

@@ -71,7 +71,8 @@ def search_folders(root: Path, max_depth: int = MAX_DEPTH) -> Folders:
     for place, below, names in os.walk(root, followlinks=True):
         folder = Path(place)
         depth = len(folder.relative_to(root).parts)
-        below[:] = sorted(n for n in below if n not in SKIPPED and n[0] != ".") if depth < max_depth else []
+        skipped = () if folder.name == "derivatives" else SKIPPED  # where BIDS has labels, in a folder of any name
+        below[:] = sorted(n for n in below if n not in skipped and n[0] != ".") if depth < max_depth else []
         below.sort(key=lambda name: (folder / name).is_symlink())
         real = os.path.realpath(place)
         if real in seen:  # by a link, a case would be there twice

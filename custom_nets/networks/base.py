@@ -151,7 +151,12 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
         return decode
 
     def forward(
-        self, image: Tensor, points: Tensor | None = None, candidates: int = 0, uncertain: int = 0
+        self,
+        image: Tensor,
+        points: Tensor | None = None,
+        candidates: int = 0,
+        uncertain: int = 0,
+        sizes: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor]:
         """Runs the network.
 
@@ -161,6 +166,8 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
             candidates: so many of the points, the last ones, are candidates of which only some are decoded.
             uncertain: how many: those about which the network is least certain as it stands (the smallest |logit| of
                 any region), found without gradient, as PointRend does (Kirillov et al., CVPR 2020, section 3.1).
+            sizes: voxels `[B, 3]` of each image where they are padded, at the far ends, to the largest of the batch;
+                None: all are of one size.
 
         Returns:
             With points: their logits `[B, N, R]` and the auxiliary logits `[B, R, h, w, d]` (None for an encoder
@@ -169,7 +176,7 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
         """
         if self.training:  # the encoder and the neighbourhoods of the points lack the same ones
             image = self.modality_dropout(image)
-        latent = self.encode(image)
+        latent = self.encode(image) if sizes is None else self.encode_padded(image, sizes)
         if points is None:
             return self.decode_dense(latent, image)
         if not candidates:
@@ -177,6 +184,15 @@ class OccupancyNetworkBase(nn.Module, OccupancyNetwork):
         chosen = self._choose(latent, image, points, candidates, uncertain)
         points = points.gather(1, chosen[..., None].expand(-1, -1, 3))
         return self.decode(latent, image, points), latent.segmentation, chosen
+
+    def encode_padded(self, image: Tensor, sizes: Tensor) -> Any:
+        """`encode` of a padded batch of images of `sizes` `[B, 3]`.
+
+        Raises:
+            InputError: by networks that see a batch as one size.
+        """
+        msg = f"sizes: {type(self).__name__} takes images of one size; pad them before, or use PyramidOSSNet"
+        raise InputError(msg)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Returns the module that `torch.jit.script` takes instead of this network."""

@@ -43,9 +43,13 @@ def image_sides(image: Tensor) -> Tensor:
     return torch.tensor(tuple(image.shape[2:]), dtype=torch.float32, device=image.device)
 
 
-def unit_steps(image: Tensor) -> Tensor:
-    """Returns a voxel's step in unit coordinates, float32 `[3]`; the first voxel is at -1, the last at 1."""
-    return 2 / (image_sides(image) - 1).clamp(min=1)
+def unit_steps(sides: Tensor) -> Tensor:
+    """Returns a voxel's step in unit coordinates, float32; the first voxel is at -1, the last at 1.
+
+    Args:
+        sides: of an image, see `image_sides`; or of each of a batch `[B, 1, 3]`.
+    """
+    return 2 / (sides - 1).clamp(min=1)
 
 
 def unit_coordinates(points: Tensor, steps: Tensor) -> Tensor:
@@ -53,7 +57,7 @@ def unit_coordinates(points: Tensor, steps: Tensor) -> Tensor:
 
     Args:
         points: positions in voxels.
-        steps: of the image, see `unit_steps`.
+        steps: of the image, or of each `[B, 1, 3]`, see `unit_steps`.
     """
     return points.float() * steps - 1
 

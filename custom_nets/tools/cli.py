@@ -368,6 +368,10 @@ def new(
     network: Literal["ossnet", "nvnet"] = "ossnet",
     memory: float = 8.0,
     dataset: str | None = None,
+    minutes: float | None = None,
+    spacing: tuple[float, ...] | None = None,
+    fold: int | None = None,
+    folds: int | None = None,
     folder: str = ".",
     json: str | None = None,
 ) -> None:
@@ -379,13 +383,17 @@ def new(
         network: ossnet (Pyramid OSS-Net) or nvnet.
         memory: GiB of the device that trains.
         dataset: name or file of the record of the data set; default: it is recognised.
+        minutes: that a training may take on this machine, where steps are tried; default: a whole training.
+        spacing: mm along left-right, front-back and up-down, where the headers are wrong; default: as these say.
+        fold: of a cross-validation, that is held out, from 0; default: none, until a run names one.
+        folds: of a cross-validation; default: 5.
         folder: of all bundles; the new one is a folder in it.
         json: file that the plan is written to, as JSON.
     """
     from custom_nets.tools.planning.new_bundle import format_plan, format_plan_json, new_bundle
 
     place = Path(folder) / name
-    plan = new_bundle(place, data, network, memory, dataset)
+    plan = new_bundle(place, data, network, memory, dataset, minutes, spacing, fold, folds)
     if json is not None:
         Path(json).write_text(format_plan_json(plan), encoding="utf-8")
     print(f"{format_plan(plan)}\nwrote {place}; its docs/README.md tells how to run it")

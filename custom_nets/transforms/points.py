@@ -168,7 +168,7 @@ class SamplePointsd(Randomizable, MapTransform):
         uncertain_share: see `SamplePoints`; `PreparePointsBatch` is to be told the same numbers.
         oversampling: see `SamplePoints`.
 
-    Writes `points` (int64 `[N, 3]`) and `point_labels` (float32 `[N, R]`).
+    Writes `points` (int64 `[N, 3]`), `point_labels` (float32 `[N, R]`) and `image_size` (int64 `[3]`, voxels).
     """
 
     def __init__(
@@ -196,6 +196,7 @@ class SamplePointsd(Randomizable, MapTransform):
             regions = convert_to_tensor(item[key], track_meta=False)
             points = self.sampler(regions.shape[1:], item.get(self.border_key)).to(regions.device)
             item["points"] = points
+            item["image_size"] = torch.tensor(regions.shape[1:])
             item["point_labels"] = regions[:, points[:, 0], points[:, 1], points[:, 2]].T.float().contiguous()
         return item
 

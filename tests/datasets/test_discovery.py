@@ -193,17 +193,24 @@ class TestOtherDataSets:
         with pytest.raises(InputError, match=r"names the channels FLAIR.* but this model sees CT: there is no CT"):
             datalist(root, modalities=("CT",))
 
+    def test_a_file_that_ends_like_a_channel_of_another_data_set_is_no_case_of_it(self, nnunet, write_nifti):
+        root = nnunet("knee_1", {"0": "MRI"}, {"background": 0, "bone": 1})
+        write_nifti(root / "imagesTs" / "knee_t1_0000.nii.gz")
+        write_nifti(root / "imagesTs" / "knee_t1.nii.gz")
+        assert len(recognise(root)) == 1
+
     def test_without_a_description_nothing_is_guessed(self, nnunet):
         root = nnunet("brain_1", {"0": "FLAIR"}, {"background": 0, "lesion": 1})
         (root / "dataset.json").unlink()
         with pytest.raises(InputError, match=r"no dataset\.json .* cases such as brain_1; .*--dataset NAME"):
             datalist(root, modalities=("CT",))
 
-    def test_bids(self, tmp_path, write_nifti):
+    @pytest.mark.parametrize("made_by", ["manual", "labels"])
+    def test_bids(self, tmp_path, write_nifti, made_by):
         for session in ("1", "2"):
             for name in ("T1w", "ce-gd_T1w", "FLAIR"):
                 write_nifti(tmp_path / "sub-01" / f"ses-{session}" / "anat" / f"sub-01_ses-{session}_{name}.nii.gz")
-            folder = tmp_path / "derivatives" / "manual" / "sub-01" / f"ses-{session}" / "anat"
+            folder = tmp_path / "derivatives" / made_by / "sub-01" / f"ses-{session}" / "anat"
             write_nifti(folder / f"sub-01_ses-{session}_dseg.nii.gz", value=1)
         (tmp_path / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tlesion\n")
         items = datalist(tmp_path, modalities=("FLAIR", "T1", "T1ce"))

@@ -39,6 +39,12 @@ def test_points_left_to_the_network_are_told_apart():
     assert options == {"candidates": 12, "uncertain": 4}
 
 
+def test_the_sizes_of_padded_images_are_told_to_the_network():
+    batch = {"image": torch.ones(1), "points": torch.zeros(1, 16, 3), "point_labels": torch.ones(1)}
+    options = PreparePointsBatch()(batch | {"image_size": torch.tensor([[3, 4, 5]])}, "cpu")[3]
+    assert options["sizes"].tolist() == [[3, 4, 5]]
+
+
 def test_the_image_is_a_target_beside_its_regions():
     batch = {"image": MetaTensor(torch.rand(1, 4, 2, 2, 2)), "label": MetaTensor(torch.ones(1, 3, 2, 2, 2))}
     image, (regions, target) = PrepareReconstructionBatch()(batch, "cpu")

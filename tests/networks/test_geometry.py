@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from custom_nets.networks.geometry import resize_to_grid, unit_coordinates, unit_steps
+from custom_nets.networks.geometry import image_sides, resize_to_grid, unit_coordinates, unit_steps
 
 
 def test_unit_coordinates_span_the_image():
     image, points = torch.zeros(1, 1, 10, 5, 1), torch.tensor([[[0, 0, 0], [9, 4, 0]]])
-    found = unit_coordinates(points, unit_steps(image))
+    found = unit_coordinates(points, unit_steps(image_sides(image)))
     torch.testing.assert_close(found, torch.tensor([[[-1.0, -1, -1], [1, 1, -1]]]))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from custom_nets.errors import InputError
 from custom_nets.networks.base import Decoder, OccupancyNetworkBase, working_dtype
-from custom_nets.networks.geometry import plain_tensor, resize_to_grid, unit_coordinates, unit_steps
+from custom_nets.networks.geometry import image_sides, plain_tensor, resize_to_grid, unit_coordinates, unit_steps
 from custom_nets.networks.named_axes import NamedAxis
 from custom_nets.networks.ossnet.decoder import OSSNetDecoder
 from custom_nets.networks.ossnet.encoder import Latent, OSSNetEncoder
@@ -207,13 +207,15 @@ class OSSNet(OccupancyNetworkBase):
             Logits `[B, N, R]`.
         """
         image, points = plain_tensor(image), plain_tensor(points)
-        return self.decoder(latent, self._coordinates(points, unit_steps(image)), self.gather_patches(image, points))
+        return self.decoder(
+            latent, self._coordinates(points, unit_steps(image_sides(image))), self.gather_patches(image, points)
+        )
 
     def prepare_decoder(self, latent: Latent, image: Tensor, dtype: torch.dtype | None = None) -> Decoder:
         """`decode` of one volume, its constants folded, see `OccupancyNetwork.prepare_decoder` and `FoldedDecoder`."""
         image = plain_tensor(image)
         folded = FoldedDecoder(self.decoder, latent.vectors, dtype or working_dtype(self, image.device))
-        steps = unit_steps(image)
+        steps = unit_steps(image_sides(image))
         pooled = [pool_cells(image[0], self.mid_range_pooling)] if self.variant.mid_range_patches else None
 
         def decode(points: Tensor) -> Tensor:

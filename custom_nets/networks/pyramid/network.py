@@ -38,11 +38,13 @@ class PyramidLatent(NamedTuple):
         features: of each level, finest first: `[B, h, w, d, F]`, channels last. Every level spans the whole image.
         segmentation: auxiliary logits `[B, R, h, w, d]`, on a grid of at most an eighth of the image's resolution.
         spacing: of the image, mm `[B, 3]`.
+        sizes: voxels of each image `[B, 3]` in a batch that is padded; None: all of them.
     """
 
     features: tuple[Tensor, ...]
     segmentation: Tensor
     spacing: Tensor
+    sizes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,13 @@ class PyramidOSSNet(OccupancyNetworkBase):
         hidden_features: width of the decoder's hidden layers.
         settings: what is rarely changed.
         reduction: the former name of `downsampling`.
+        grid_size: cells along each axis of the encoder's view of any image, in place of `downsampling`: images of
+            different sizes then make a batch, each of which fills the view (see `forward`); None: as `downsampling`
+            makes it.
 
     Raises:
-        InputError: for a downsampling below 1, a spacing that is no length, a contrast that is not low and high, or
-            depths of other levels than `channels`.
+        InputError: for a downsampling below 1, a spacing that is no length, a contrast that is not low and high,
+            depths of other levels than `channels`, a grid that cannot be halved for each level, or one with a spacing.
     """
 
     accepts_positions = True
@@ -117,6 +122,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         hidden_features: int = 256,
         settings: PyramidSettings = PyramidSettings(),
         reduction: int | Sequence[int] | None = None,
+        grid_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(settings.points_per_chunk, settings.modality_dropout)
         if reduction is not None:
@@ -132,6 +138,14 @@ class PyramidOSSNet(OccupancyNetworkBase):
         if contrast is not None and not (len(contrast) == 2 and contrast[0] < contrast[1]):
             msg = f"contrast is {contrast}; expected two intensities, low before high, or null"
             raise InputError(msg)
+        coarsest = 2 ** (len(channels) - 1)
+        if grid_size is not None and (len(grid_size) != 3 or any(side < 1 or side % coarsest for side in grid_size)):
+            msg = f"grid_size is {list(grid_size)}; expected three multiples of {coarsest}, for {len(channels)} levels"
+            raise InputError(msg)
+        if grid_size is not None and spacing is not None:
+            msg = f"grid_size is {list(grid_size)}, spacing is {spacing}; expected one of them, the other null"
+            raise InputError(msg)
+        self.grid_size = None if grid_size is None else tuple(grid_size)
         self.in_channels = in_channels
         self.contrast = contrast
         self.spacing = spacing
@@ -183,9 +197,29 @@ class PyramidOSSNet(OccupancyNetworkBase):
         """`encode` of an image whose voxels have a size `[B, 3]` in mm."""
         return self._encode(image, spacing)
 
+    def encode_padded(self, image: Tensor, sizes: Tensor) -> PyramidLatent:
+        """`encode` of a batch of images of `sizes` `[B, 3]`, padded at their far ends.
+
+        Raises:
+            InputError: without `grid_size`, by which an image's view depends on nothing else in its batch.
+        """
+        if self.grid_size is None:
+            msg = "grid_size is null; images of different sizes make a batch on one grid alone: give it"
+            raise InputError(msg)
+        padded = plain_tensor(image)
+        views = [
+            resize_to_grid(item[None, :, :h, :w, :d], self.grid_size)
+            for item, (h, w, d) in zip(padded, sizes.tolist(), strict=True)
+        ]
+        spacing = item_spacings(image).to(image.device, torch.float32)
+        return self._encode_volume(torch.cat(views), spacing)._replace(sizes=sizes.to(image.device))
+
     def _encode(self, image: Tensor, spacing: Tensor, voxel: float | None = None) -> PyramidLatent:
         """Encodes images of a spacing; of `voxel` mm along every axis, where that is known without a look at it."""
-        volume = self._downsample(plain_tensor(image), spacing, voxel)
+        return self._encode_volume(self._downsample(plain_tensor(image), spacing, voxel), spacing)
+
+    def _encode_volume(self, volume: Tensor, spacing: Tensor) -> PyramidLatent:
+        """Encodes downsampled images."""
         # Images may travel in half precision; the network keeps its own.
         features, segmentation = self.encoder(self._views(volume.to(next(self.parameters()).dtype), dim=1))
         return PyramidLatent(tuple(f.movedim(1, -1).contiguous() for f in features), segmentation, spacing)
@@ -202,11 +236,12 @@ class PyramidOSSNet(OccupancyNetworkBase):
             Logits `[B, N, R]`.
         """
         image, points = plain_tensor(image), plain_tensor(points)
-        parts = sample_features(latent.features, (points.float() + 0.5) / image_sides(image))
+        sides = image_sides(image) if latent.sizes is None else latent.sizes[:, None].float()
+        parts = sample_features(latent.features, (points.float() + 0.5) / sides)
         if self.neighbourhood:
             samples = sample_neighbourhoods(image, points, self.neighbourhood, self._step(latent))
             parts.append(self._views(samples, dim=2).flatten(2))
-        parts.append(unit_coordinates(points, unit_steps(image)))
+        parts.append(unit_coordinates(points, unit_steps(sides)))
         return self.decoder(torch.cat([part.to(parts[0].dtype) for part in parts], dim=-1))
 
     def named_axes(self) -> dict[str, NamedAxis | None]:
@@ -234,6 +269,8 @@ class PyramidOSSNet(OccupancyNetworkBase):
 
     def _downsample(self, image: Tensor, spacing: Tensor, voxel: float | None) -> Tensor:
         """The encoder's view of an image: on a grid of whole cells of the coarsest level, rounded up."""
+        if self.grid_size is not None:
+            return resize_to_grid(image, self.grid_size)
         coarsest = 2 ** (self.encoder.num_levels - 1)
         lengths = [steps * coarsest * (self.spacing or 1.0) for steps in self.downsampling]
         if is_traced():

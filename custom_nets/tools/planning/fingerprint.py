@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ ORIENTATION = "LPS"
 
 MOST_CASES = 60
 """Cases whose voxels are read, evenly chosen: percentiles of more say the same."""
+
+THICK = 4.0
+"""Images whose longest side has so many times the voxels of the shortest one have thick slices, whatever they claim."""
+
+SHORTER = 2 / 3
+"""Of the field of view: across thick slices against along them, for want of a header that tells."""
 
 SPECK = 8
 """Voxels; a smaller component of a label is taken for a slip of the pen."""
@@ -92,6 +98,8 @@ class Fingerprint:
         nested: whether a region lies within another.
         mirrors: axes along which images may be mirrored, 0 left-right, 1 front-back, 2 up-down: no label is named after
             an end of the axis, and the record does not forbid to exchange left and right.
+        claimed: median spacing of the headers, where the shapes belie it and `spacings` are what is assumed instead;
+            else None.
     """
 
     title: str
@@ -105,6 +113,7 @@ class Fingerprint:
     cases: int = 0
     nested: bool = False
     mirrors: tuple[int, ...] = (0, 1, 2)
+    claimed: tuple[float, ...] | None = None
 
     @property
     def count(self) -> int:
@@ -134,16 +143,23 @@ def labelled_data(
     found = [entry for entry in recognise(dataset_dir, dataset) if entry.cases]
     records = [entry.record for entry in found if entry.record is not None]
     if len(found) != 1 or not records:
-        titles = ", ".join(record.title for record in records) or "files whose names say nothing"
-        msg = f"{dataset_dir}: holds {titles}; a bundle is for one data set: name its record (--dataset NAME or FILE)"
+        titles = ", ".join(record.title for record in records) or "files whose names do not tell images from labels"
+        msg = (
+            f"{dataset_dir}: holds {titles}; a bundle is for one data set: name its record (--dataset NAME, or a FILE "
+            "of your own, see docs/data_sets.md)"
+        )
         raise InputError(msg)
     record = records[0]
     labelled = sum(bool(case.label) for case in found[0].cases)
     if record.labels is None or not labelled:
         what = "its record names no label" if record.labels is None else "no case has a label"
+        advice = "add the labels (labelsTr beside imagesTr, or as a record says)"
+        if record.labels is None and labelled:
+            what = f"{labelled} cases have a label, and nothing names its numbers"
+            advice = "add a table of 'index' and 'name' (dseg.tsv)" if "bids" in record.layouts else "name them"
         msg = (
-            f"{dataset_dir}: {what}; a bundle learns from labelled cases: add the labels (labelsTr beside imagesTr, or "
-            "as a record says), or give a record with 'labels' (--dataset FILE)"
+            f"{dataset_dir}: {what}; a bundle learns from labelled cases: {advice}, or give a record with 'labels' "
+            "(--dataset FILE)"
         )
         raise InputError(msg)
     items = datalist(dataset_dir, "required", check=False, dataset=dataset, modalities=record.channel_names)
@@ -157,12 +173,13 @@ def labelled_data(
     return record, items
 
 
-def measure(record: Record, items: Sequence[Mapping[str, Any]]) -> Fingerprint:
+def measure(record: Record, items: Sequence[Mapping[str, Any]], spacing: Sequence[float] | None = None) -> Fingerprint:
     """Reads the headers of all cases and the voxels of up to `MOST_CASES` of them, with a progress bar.
 
     Args:
         record: of the data set.
         items: its labelled cases, see `labelled_data`.
+        spacing: mm along left-right, front-back and up-down of all cases, where headers are wrong; None: as these say.
 
     Raises:
         InputError: when a file cannot be read, a label holds a number that the record does not know, an image is one
@@ -187,8 +204,8 @@ def measure(record: Record, items: Sequence[Mapping[str, Any]]) -> Fingerprint:
             shape = " x ".join(map(str, image.shape[1:]))
             msg = f"case {item['case']}: one slice of {shape}, a 2D image; occupancy networks learn from volumes"
             raise InputError(msg)
-        spacing = tuple(float(side) for side in case["image"].pixdim)
-        cases.append(_measure_case(image, regions, spacing))
+        own = tuple(float(side) for side in case["image"].pixdim)
+        cases.append(_measure_case(image, regions, own if spacing is None else tuple(spacing)))
     sizes = tuple(
         _region_sizes(name, [case["parts"][i] for case in cases], [case["present"][i] for case in cases])
         for i, name in enumerate(labels.region_names)
@@ -199,7 +216,7 @@ def measure(record: Record, items: Sequence[Mapping[str, Any]]) -> Fingerprint:
         raise InputError(msg)
     numbers = [set(region.numbers) for region in labels.regions]
     names = [*labels.region_names, *(name for _, name in labels.names)]
-    return Fingerprint(
+    fingerprint = Fingerprint(
         title=record.title,
         channels=record.channels,
         regions=labels.region_names,
@@ -211,6 +228,28 @@ def measure(record: Record, items: Sequence[Mapping[str, Any]]) -> Fingerprint:
         cases=len(items),
         nested=any(inner < outer for inner in numbers for outer in numbers),
         mirrors=_mirrors(names, record.mirrors),
+    )
+    return fingerprint if spacing is not None else correct_spacing(fingerprint)
+
+
+def correct_spacing(fingerprint: Fingerprint) -> Fingerprint:
+    """Assumes thick slices where headers claim isotropic voxels and the shape says otherwise.
+
+    Files made of pictures say 1 mm along each axis. A field of view of 256x256x22 mm is none of a body, though: that
+    across the slices is taken to be `SHORTER` times that along them. One CT's network counts in mm, by its headers.
+    """
+    shape = np.median(fingerprint.shapes, axis=0)
+    spacing = np.array(fingerprint.spacing)
+    across, longest = int(shape.argmin()), float(shape.max())
+    isotropic = spacing.max() / spacing.min() < 1.01
+    if fingerprint.is_ct or not isotropic or longest < THICK * shape[across]:
+        return fingerprint
+    times = [1.0] * 3
+    times[across] = longest * SHORTER / float(shape[across])
+    return replace(
+        fingerprint,
+        spacings=tuple(tuple(np.multiply(own, times).tolist()) for own in fingerprint.spacings),
+        claimed=fingerprint.spacing,
     )
 
 

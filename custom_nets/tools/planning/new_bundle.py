@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from custom_nets.datasets import split_folds
 from custom_nets.datasets.record import Record
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
 from custom_nets.tools.bundle_builder import build_bundle
 from custom_nets.tools.planning.fingerprint import labelled_data, measure
-from custom_nets.tools.planning.plan import NetworkName, Plan, make_plan
+from custom_nets.tools.planning.plan import HeldOut, NetworkName, Plan, make_plan
 
 RECORD = "configs/dataset.yaml"
 """The data set's record within a bundle."""
@@ -25,11 +28,12 @@ CONFIGS = ("train", "evaluate", "inference", "overfit", "multi_gpu_train", "mult
 """Configs of a new bundle; those of the fragments' others (the paper's, the demonstration on phantoms) are left out."""
 
 _FRAGMENTS = {
-    "size": ["pyramid", "mri", "points", "ensemble", "fixed_size", "augmentation"],
+    "size": ["pyramid", "mri", "points", "ensemble", "fixed_size", "memory_cache", "augmentation"],
+    "view": ["pyramid", "mri", "points", "ensemble", "one_view", "memory_cache", "augmentation"],
     "spacing": ["pyramid", "points", "ensemble", "fixed_spacing", "augmentation"],
     "crops": ["nvnet", "ensemble", "mri", "crops", "disk_cache"],
 }
-_TRAINING_ONLY = {"batch_size", "validation", "epochs", "val_interval", "checkpoint_interval", "num_points"}
+_TRAINING_ONLY = {"batch_size", "validation", "folds", "epochs", "val_interval", "checkpoint_interval", "num_points"}
 _PAIR = ["image", "label", "border"]
 
 
@@ -39,6 +43,10 @@ def new_bundle(
     network: NetworkName = "ossnet",
     memory: float = 8.0,
     dataset: str | os.PathLike | None = None,
+    minutes: float | None = None,
+    spacing: Sequence[float] | None = None,
+    fold: int | None = None,
+    folds: int | None = None,
 ) -> Plan:
     """Measures a data set, plans a bundle for it, and writes it.
 
@@ -48,6 +56,10 @@ def new_bundle(
         network: ossnet or nvnet.
         memory: GiB of the device that trains.
         dataset: name or file of the data set's record; None: it is recognised.
+        minutes: that a training may take on this machine; None: as long as it takes.
+        spacing: mm along left-right, front-back and up-down, where headers are wrong; None: as these say.
+        fold: of a cross-validation, that the bundle holds out; None: none, as long as no run is given one.
+        folds: of a cross-validation; None: 5.
 
     Returns:
         The plan that was followed.
@@ -63,11 +75,37 @@ def new_bundle(
         msg = f"{target}: is there already; give another name, or remove it first"
         raise InputError(msg)
     record, items = labelled_data(dataset_dir, dataset)
-    plan = make_plan(measure(record, items), network, memory)
+    held_out = _plan_fold(items, fold, folds)
+    _check_spacing(record, spacing)
+    plan = make_plan(measure(record, items, spacing), network, memory, minutes, held_out)
     for name, text in bundle_files(target.name, record, plan, named=dataset is not None).items():
         with atomic_file(target / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return plan
+
+
+def _plan_fold(items: Sequence[Mapping[str, Any]], fold: int | None, folds: int | None) -> HeldOut | None:
+    if fold is None and folds is None:
+        return None
+    parts, _ = split_folds(items, 5 if folds is None else folds)
+    if fold is not None and not 0 <= fold < len(parts):
+        msg = f"fold is {fold}; expected 0 to {len(parts) - 1}, one of {len(parts)} folds"
+        raise InputError(msg)
+    return HeldOut(fold, len(parts), max(map(len, parts)) if fold is None else len(parts[fold]))
+
+
+def _check_spacing(record: Record, spacing: Sequence[float] | None) -> None:
+    if spacing is None:
+        return
+    if len(spacing) != 3 or not all(0 < side < math.inf for side in spacing):
+        msg = f"spacing is {list(spacing)}; expected three lengths in mm: left-right, front-back, up-down"
+        raise InputError(msg)
+    if record.channel_names == ("CT",):
+        msg = (
+            "spacing: networks for CT count in mm, by the headers of each scan, and a plan cannot mend these; repair "
+            "the files' headers, and leave out --spacing"
+        )
+        raise InputError(msg)
 
 
 def bundle_files(name: str, record: Record, plan: Plan, named: bool = False) -> dict[str, str]:
@@ -214,6 +252,7 @@ def format_plan_json(plan: Plan) -> str:
         "network": plan.network,
         "keys": {choice.key: {"value": choice.value, "reason": choice.reason} for choice in plan.choices},
         "notes": list(plan.notes),
+        "step_seconds": None if plan.step_seconds is None else round(plan.step_seconds, 3),
         "training_memory_gib": round(plan.training_memory, 2),
         "inference_memory_gib": None if plan.inference_memory is None else round(plan.inference_memory, 2),
     }
@@ -274,7 +313,8 @@ def _memory_line(plan: Plan) -> str:
     line = f"a step of training takes about {plan.training_memory:.1f} GiB"
     if plan.inference_memory is not None:
         line += f", inference of the largest case about {plan.inference_memory:.1f} GiB"
-    return f"{line}, besides workspaces of convolutions, Python and PyTorch"
+    line = f"{line}, besides workspaces of convolutions, Python and PyTorch"
+    return line if plan.step_seconds is None else f"{line}; and {plan.step_seconds:.2g} s on this machine"
 
 
 def _data_licence(record: Record) -> str:

@@ -300,3 +300,37 @@ def test_contrast_adds_a_stretched_view_of_the_image():
     torch.testing.assert_close(
         net.decode(net.encode(image), image, inner), plain.decode(plain.encode(stretched), stretched, inner)
     )
+
+
+def test_images_on_one_grid_are_answered_in_a_padded_batch_as_alone():
+    net = small(grid_size=(8, 12, 8)).eval()
+    sizes = [(20, 24, 18), (12, 30, 9)]
+    images = [an_image(size=size) for size in sizes]
+    batch = torch.zeros(2, 2, 20, 30, 18)
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[2], : image.shape[3], : image.shape[4]] = image[0]
+    points = torch.cat([some_points(size=size) for size in sizes])
+    with torch.no_grad():
+        together, segmentation = net(batch, points, sizes=torch.tensor(sizes))
+        alone = [net(image, points[i : i + 1]) for i, image in enumerate(images)]
+    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(segmentation, torch.cat([logits for _, logits in alone]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"grid_size": (8, 12, 10)}, "three multiples of 4, for 3 levels"),
+        ({"grid_size": (8, 12)}, "three multiples of 4, for 3 levels"),
+        ({"grid_size": (8, 8, 8), "spacing": 1.0}, "expected one of them"),
+    ],
+)
+def test_grids_that_cannot_be_are_refused(keys, said):
+    with pytest.raises(InputError, match=said):
+        small(**keys)
+
+
+@pytest.mark.parametrize("network", [small(), OSSNet("c", 2, 3, grid_size=(32, 32, 32))])
+def test_images_of_different_sizes_are_no_batch_without_a_grid(network):
+    with pytest.raises(InputError, match=r"one grid alone|images of one size"):
+        network(an_image(2), some_points(2), sizes=torch.tensor([SIZE, SIZE]))

@@ -7,8 +7,8 @@ import pytest
 from custom_nets.datasets.record import Channel
 from custom_nets.errors import InputError
 from custom_nets.tools.planning.examples import example_fingerprints
-from custom_nets.tools.planning.fingerprint import Fingerprint, Intensities, RegionSizes
-from custom_nets.tools.planning.plan import BESIDE, make_plan
+from custom_nets.tools.planning.fingerprint import Fingerprint, Intensities, RegionSizes, correct_spacing
+from custom_nets.tools.planning.plan import BESIDE, LEAST_STEPS, HeldOut, make_plan
 
 CT = (Channel("CT", "CT"),)
 
@@ -34,7 +34,7 @@ def test_occupancy_plans_make_sense(name):
     assert plan.training_memory + BESIDE <= 8.0
     assert all(choice.reason for choice in plan.choices)
     assert 3 <= len(keys["channels"]) <= 5
-    assert 50 <= keys["epochs"] <= 500
+    assert 50 <= keys["epochs"] <= 2000
     if data.is_ct:
         finest = min(data.spacing)
         assert finest * 0.95 <= keys["spacing"] <= 4 * finest
@@ -44,9 +44,13 @@ def test_occupancy_plans_make_sense(name):
         ]
         assert keys["spacing"] <= keys["coarse_step"] <= 8 * keys["spacing"]
     else:
-        size, step = keys["image_size"], keys["downsampling"]
-        assert all(side <= planned <= 1.2 * side + 8 for side, planned in zip(data.shapes[0], size, strict=True))
-        cells = [side / d for side, d in zip(size, step, strict=True)]
+        if plan.grid == "view":
+            cells, size = keys["grid_size"], data.shapes[0]
+            step = [side / cell for side, cell in zip(size, cells, strict=True)]
+        else:
+            size, step = keys["image_size"], keys["downsampling"]
+            assert all(side <= planned <= 1.2 * side + 8 for side, planned in zip(data.shapes[0], size, strict=True))
+            cells = [side / d for side, d in zip(size, step, strict=True)]
         lengths = [d * mm for d, mm in zip(step, data.spacing, strict=True)]
         assert max(lengths) <= max(2 * min(lengths), max(data.spacing))  # as isotropic as the voxels let them be
     assert 500 < math.prod(cells) <= 3_100_000
@@ -116,3 +120,77 @@ def test_what_a_person_should_know_is_said():
 def test_spacings_that_differ_are_brought_to_one():
     varied = Fingerprint("data", mri(1), ("a",), ((64, 64, 64),) * 4, ((1.0,) * 3, (1.0,) * 3, (2.0,) * 3, (2.0,) * 3))
     assert make_plan(varied).grid == "spacing"
+
+
+def seconds_by_cells(network, shape, batch_size, points):
+    """A machine that takes a microsecond a cell and image."""
+    cells = [side / step for side, step in zip(shape[1:], network.downsampling, strict=True)]
+    return 1e-6 * math.prod(cells) * batch_size
+
+
+def test_a_training_of_some_minutes_has_coarser_cells_and_so_many_epochs():
+    data = headers(mri(1), 2, (160, 160, 160), (1.0,) * 3)
+    whole, short = make_plan(data), make_plan(data, minutes=2, timer=seconds_by_cells)
+    assert short.step_seconds * LEAST_STEPS <= 120
+    assert min(short.keys["downsampling"]) > min(whole.keys["downsampling"])
+    steps = (40 - round(0.12 * 40)) // short.keys["batch_size"]
+    assert short.keys["epochs"] * steps * short.step_seconds == pytest.approx(120, rel=0.1)
+    assert whole.step_seconds is None
+
+
+def test_too_few_minutes_are_told_and_make_a_plan_all_the_same():
+    data = headers(mri(1), 2, (160, 160, 160), (1.0,) * 3)
+    plan = make_plan(data, minutes=1, timer=lambda *_: 60.0)
+    assert plan.keys["epochs"] == 1
+    assert any("1 minutes are too few" in note and "--minutes 1000" in note for note in plan.notes)
+    with pytest.raises(InputError, match="minutes is 0"):
+        make_plan(data, minutes=0)
+
+
+def test_few_slices_are_not_thinned_out_even_where_headers_claim_isotropic_voxels():
+    claimed = headers(mri(3), 1, (256, 256, 28), (1.0,) * 3)
+    corrected = correct_spacing(claimed)
+    assert corrected.spacing[:2] == (1.0, 1.0)
+    assert 4 < corrected.spacing[2] < 8
+    plan = make_plan(corrected)
+    assert plan.keys["downsampling"] == [2, 2, 1]
+    assert any("headers claim voxels of 1 x 1 x 1 mm" in note and "--spacing" in note for note in plan.notes)
+    assert make_plan(claimed, minutes=1, timer=seconds_by_cells).keys["grid_size"][2] >= 28
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "spacing"),
+    [
+        (mri(1), (240, 240, 155), (1.0, 1.0, 1.0)),  # a head
+        (mri(1), (256, 256, 28), (0.9, 0.9, 6.0)),  # thick slices that are told
+        (CT, (512, 512, 60), (1.0, 1.0, 1.0)),  # whose network reads headers
+    ],
+)
+def test_spacings_that_may_be_true_are_believed(channels, shape, spacing):
+    data = headers(channels, 1, shape, spacing)
+    assert correct_spacing(data) is data
+
+
+def test_small_images_are_seen_on_one_grid():
+    plan = make_plan(DATA["Task04 hippocampus"])
+    assert plan.grid == "view"
+    assert plan.keys["grid_size"] == [24, 32, 24]
+    assert plan.keys["batch_size"] == 4
+    assert {"image_size", "downsampling"}.isdisjoint(plan.keys)
+
+
+@pytest.mark.parametrize(("name", "finer"), [("Task02 heart", "downsampling"), ("Task01 brain tumour", None)])
+def test_large_cards_have_finer_cells_where_the_decoder_gains_and_larger_batches(name, finer):
+    usual, large = (make_plan(DATA[name], memory=memory) for memory in (8.0, 80.0))
+    assert large.keys["batch_size"] == 4 * usual.keys["batch_size"]
+    assert (math.prod(large.keys["downsampling"]) < math.prod(usual.keys["downsampling"])) == (finer is not None)
+    assert large.training_memory + BESIDE <= 80
+    reasons = {choice.key: choice.reason for choice in large.choices}
+    assert "the least planned" in reasons["downsampling"]
+
+
+def test_a_fold_is_held_out():
+    plan = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3), held_out=HeldOut(2, 4, 10))
+    assert (plan.keys["fold"], plan.keys["folds"]) == (2, 4)
+    assert "validation" not in plan.keys
+    assert "30 training cases" in next(choice.reason for choice in plan.choices if choice.key == "batch_size")
