@@ -42,8 +42,9 @@ def plan_row(name: str, memory: float) -> list[Any]:
     """A line of the table of plans."""
     plan = make_plan(example_fingerprints()[name], "ossnet", memory)
     keys = plan.keys
-    size = "x".join(map(str, keys["image_size"])) if "image_size" in keys else f"{keys['spacing']} mm"
-    down = keys["downsampling"]
+    images = f"{keys['spacing']} mm" if "spacing" in keys else "any size"
+    size = "x".join(map(str, keys["image_size"])) if "image_size" in keys else images
+    down = keys["downsampling"] if "downsampling" in keys else f"to {'x'.join(map(str, keys['grid_size']))}"
     return [
         name,
         f"{memory:g}",

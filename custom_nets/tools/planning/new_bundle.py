@@ -18,6 +18,7 @@ from custom_nets.datasets.record import Record
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
 from custom_nets.tools.bundle_builder import build_bundle
+from custom_nets.tools.key_table import key_tables
 from custom_nets.tools.planning.fingerprint import labelled_data, measure
 from custom_nets.tools.planning.plan import HeldOut, NetworkName, Plan, make_plan
 
@@ -121,12 +122,12 @@ def bundle_files(name: str, record: Record, plan: Plan, named: bool = False) -> 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.yaml"
         file.write_text(yaml.safe_dump_all(parts, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        files = build_bundle(file)
+        files, tables = build_bundle(file), key_tables(file)
     kept = {f"configs/{config}.json" for config in (*CONFIGS, "metadata")}
     return {
         **{path: text for path, text in files.items() if path in kept or not path.endswith(".json")},
         RECORD: yaml.safe_dump(record_content(record), sort_keys=False, allow_unicode=True),
-        "docs/README.md": describe_bundle(name, record, plan),
+        "docs/README.md": describe_bundle(name, record, plan, tables),
         "docs/data_license.txt": _data_licence(record),
         "docs/plan.json": format_plan_json(plan),
     }
@@ -259,8 +260,8 @@ def format_plan_json(plan: Plan) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def describe_bundle(name: str, record: Record, plan: Plan) -> str:
-    """Returns the bundle's docs/README.md."""
+def describe_bundle(name: str, record: Record, plan: Plan, tables: str) -> str:
+    """Returns the bundle's docs/README.md, with the tables of its keys, see `key_tables`."""
     labels = record.require_labels()
     network = "Pyramid OSS-Net" if plan.network == "ossnet" else "NvNet"
     rows = "\n".join(f"| `{c.key}` | {json.dumps(c.value)} | {c.reason} |" for c in plan.choices)
@@ -306,7 +307,10 @@ describe themselves.
 
 {_memory_line(plan)}.
 
-{notes}"""
+{notes}
+## Keys
+
+{tables}"""
 
 
 def _memory_line(plan: Plan) -> str:

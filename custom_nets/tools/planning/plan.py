@@ -52,7 +52,8 @@ STEPS = 10_000
 """Of a whole training, about those of the shipped bundles."""
 
 VARIED = 1.5
-"""Spacings whose 90th percentile is so many times their 10th are brought to one."""
+"""Spacings whose 90th percentile is so many times their 10th are brought to one; images of such sizes get no common
+view, in which what is large and what is small would look alike."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class _Grid:
 
     @property
     def small(self) -> bool:
-        """Whether there are so few that images are seen on one grid, and all levels have two convolutions."""
+        """Whether there are so few that more images make a step, and all levels have two convolutions."""
         return self.number <= SMALL
 
     @property
@@ -267,7 +268,7 @@ def make_plan(
     if network == "nvnet":
         grid: Grid = "crops"
         space = _plan_crops(fingerprint, budget)
-    elif fingerprint.is_ct or _spacing_spread(fingerprint) > VARIED:
+    elif fingerprint.is_ct or _spread(fingerprint.spacings) > VARIED:
         grid, space = "spacing", _plan_spacing(fingerprint, budget)
     else:
         grid, space = _plan_size(fingerprint, budget)
@@ -293,6 +294,8 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
     spacing, finest = fingerprint.spacing, min(fingerprint.spacing)
     shape = (len(fingerprint.channels), *size)
     least = 1 if max(size) <= TINY else 2
+    # Headers that are belied tell no lengths: all images are taken to show the same.
+    alike = fingerprint.claimed is not None or _spread(contents * fingerprint.spacings) <= VARIED
 
     def grids() -> Iterator[_Grid]:
         for factor in range(least, 33):
@@ -309,7 +312,7 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
             downsampling=grid.downsampling,
             channels=grid.channels,
             settings=PyramidSettings(depths=grid.depths),
-            grid_size=grid.view(usual) if grid.small else None,
+            grid_size=grid.view(usual) if grid.small and alike else None,
         )
 
     def images_a_step(grid: _Grid) -> int:
@@ -319,7 +322,7 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
     fitted = _fit_finest(grids(), CELLS["size"], budget, shape, build, images_a_step, bound)
     grid = fitted.grid
     step, step_reason = _lattice(fingerprint, "voxel", 2)
-    if grid.small:
+    if grid.small and alike:
         sides = " x ".join(f"{side:g}" for side in usual)
         images = [
             Choice(
@@ -355,7 +358,7 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
     ]
     largest = (shape[0], *(max(sides) for sides in zip(size, *contents.tolist(), strict=True)))
     inference = estimate_memory(build(grid), OccupancyInferer(), largest, torch.device("cpu"))["peak"]
-    return "view" if grid.small else "size", fitted.space(choices, inference)
+    return "view" if grid.small and alike else "size", fitted.space(choices, inference)
 
 
 def _plan_spacing(fingerprint: Fingerprint, budget: Budget) -> _Space:
@@ -439,8 +442,9 @@ def _fit_finest(
     """
     most *= budget.power
     ceiling = math.inf  # of cells, by the time that more of them took
-    for grid in grids:
-        if grid.number > ceiling:
+    *finer, coarsest = grids
+    for grid in (*finer, coarsest):
+        if grid.number > ceiling and grid is not coarsest:
             continue
         if grid.number > most:
             bound = f"finer cells would be more than {most:,.0f}, planned for {budget.memory:g} GiB"
@@ -451,7 +455,7 @@ def _fit_finest(
             bound = f"finer ones do not fit into {budget.memory:g} GiB"
             continue
         seconds = None if budget.minutes is None else budget.timer(network, shape, batch_size, grid.points)
-        if budget.allows(seconds) or grid.number <= FEWEST_CELLS:
+        if budget.allows(seconds) or grid.number <= FEWEST_CELLS or grid is coarsest:
             return _Fitted(grid, batch_size, needed, seconds, bound)
         bound = f"finer ones leave no time for {LEAST_STEPS:,} steps"
         ceiling = max(grid.number * min(1.0, 2 * budget.share(seconds)), FEWEST_CELLS)
@@ -589,8 +593,9 @@ def _lattice(fingerprint: Fingerprint, unit: str, usual: float) -> tuple[Any, st
     return (max(1, math.ceil(step)) if unit == "voxel" else step), reason
 
 
-def _spacing_spread(fingerprint: Fingerprint) -> float:
-    low, high = np.percentile(fingerprint.spacings, [10, 90], axis=0)
+def _spread(lengths: Any) -> float:
+    """Returns how many times the 10th percentile the 90th is, along the axis where it is the most times."""
+    low, high = np.percentile(lengths, [10, 90], axis=0)
     return float((high / low).max())
 
 
@@ -615,7 +620,7 @@ def _notes(fingerprint: Fingerprint, network: NetworkName, grid: Grid, budget: B
     for size in fingerprint.sizes:
         if size.present < 0.5:
             yield f"region {size.name} is in {100 * size.present:.0f} % of the cases; expect it to be learnt badly"
-    if grid == "crops" and _spacing_spread(fingerprint) > VARIED:
+    if grid == "crops" and _spread(fingerprint.spacings) > VARIED:
         yield f"spacings differ by more than {VARIED:g}, and {network} sees voxels as they are; ossnet counts in mm"
     if space.step_seconds is not None and not budget.allows(space.step_seconds):
         yield (

@@ -194,3 +194,13 @@ def test_a_fold_is_held_out():
     assert (plan.keys["fold"], plan.keys["folds"]) == (2, 4)
     assert "validation" not in plan.keys
     assert "30 training cases" in next(choice.reason for choice in plan.choices if choice.key == "batch_size")
+
+
+def test_images_of_varied_sizes_have_no_common_view():
+    shapes = ((36, 48, 40),) * 8 + ((72, 96, 80),) * 4
+    varied = Fingerprint("data", mri(1), ("a",), shapes, ((1.0,) * 3,) * 12)
+    same_length = Fingerprint("data", mri(1), ("a",), shapes, ((1.0,) * 3,) * 8 + ((0.5,) * 3,) * 4)
+    assert make_plan(varied, minutes=1, timer=seconds_by_cells).grid == "size"
+    assert make_plan(same_length, minutes=1, timer=seconds_by_cells).grid == "spacing"
+    one = Fingerprint("data", mri(1), ("a",), shapes[:8], ((1.0,) * 3,) * 8)
+    assert make_plan(one, minutes=1, timer=seconds_by_cells).grid == "view"
