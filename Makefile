@@ -1,5 +1,6 @@
-# make demo    train, evaluate and infer on synthetic cases (or DATA=folder: your own), in a few minutes
+# make demo    train, evaluate and infer on synthetic cases, in a few minutes
 # make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
+# make demo DATA=folder   the same on labelled cases of your own, with a bundle planned for them and for MINUTES=10 of training (NETWORK=nvnet: of NvNet)
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
 # make test    the test suite, a process for each core (JOBS=1: one after another)
 # make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends; and NvNet's 1,000 worst steps
@@ -12,6 +13,8 @@
 
 PYTHON ?= python3
 BUNDLE ?= ossnet_brats
+NETWORK ?= ossnet
+MINUTES ?= 10
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -22,28 +25,26 @@ CONFIG := bundles/$(BUNDLE)/configs
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALL_LABEL = $(subst constraints.txt,$(LABEL)/constraints.txt,$(INSTALL))
 
-# A bundle's synthetic cases, and what its demo does differently from its configs: on your data (real scans have voxels
-# of about 1 mm and many cases: the bundle's own size, small networks), and when it scores (occupancy networks are queried
-# at every voxel; the default search would pass over small false positives).
+# A bundle's synthetic cases, and how its demo scores (occupancy networks are queried at every voxel; the default search
+# would pass over small false positives).
 PHANTOMS_ossnet_brats := brats --cases 40 --shape 96 96 64
 PHANTOMS_ossnet_lits  := lits --cases 30 --spacing 3.5
 PHANTOMS_nvnet_brats  := $(PHANTOMS_ossnet_brats)
-OWN_DATA_ossnet_brats := --image_size "[160,192,160]" --downsampling 4 --cache_rate 0.0
-OWN_DATA_ossnet_lits  := --spacing 2.0
-OWN_DATA_nvnet_brats  := --crop_size "[96,112,96]"
 EVAL_KEYS_ossnet_brats := --inferer_mode dense
 EVAL_KEYS_ossnet_lits  := --inferer_mode dense
 
 ifdef DATA
-DEMO      := demo/$(BUNDLE)_own_data
-DEMO_DATA := $(DATA)
-DEMO_KEYS := --validation 0.1 --test 0.2 --num_workers 2 --epoch_length 30 $(OWN_DATA_$(BUNDLE))
+DEMO        := demo/own_data
+DEMO_DATA   := $(DATA)
+DEMO_CONFIG := $(DEMO)/bundle/configs
+DEMO_KEYS   := --test 0.2
 else
-DEMO      := demo/$(BUNDLE)
-PHANTOMS  := $(PHANTOMS_$(BUNDLE))
-DEMO_DATA := demo/phantoms/$(firstword $(PHANTOMS))
-DEMO_KEYS :=
-EVAL_KEYS := $(EVAL_KEYS_$(BUNDLE))
+DEMO        := demo/$(BUNDLE)
+PHANTOMS    := $(PHANTOMS_$(BUNDLE))
+DEMO_DATA   := demo/phantoms/$(firstword $(PHANTOMS))
+DEMO_CONFIG := $(CONFIG)
+DEMO_JSON   := ,'$(CONFIG)/demo.json'
+EVAL_KEYS   := $(EVAL_KEYS_$(BUNDLE))
 endif
 OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
@@ -73,16 +74,17 @@ ifndef DATA
 	@echo "== 1/4 synthetic cases"
 	@$(BIN)/custom-nets phantom $(firstword $(PHANTOMS)) $(DEMO_DATA) $(wordlist 2,99,$(PHANTOMS)) --seed 0
 else
-	@echo "== 1/4 your cases"
-	@$(BIN)/custom-nets check "$(DEMO_DATA)" --voxels false
+	@echo "== 1/4 a bundle planned for your cases"
+	@rm -rf $(DEMO)/bundle
+	@$(BIN)/custom-nets new bundle --data "$(DATA)" --network $(NETWORK) --minutes $(MINUTES) --folder $(DEMO)
 endif
 	@echo "== 2/4 training (python -m monai.bundle run training …)"
-	@$(RUN) training --config_file "['$(CONFIG)/train.json','$(CONFIG)/demo.json']" $(KEYS) --output_dir $(DEMO)/run
+	@$(RUN) training --config_file "['$(DEMO_CONFIG)/train.json'$(DEMO_JSON)]" $(KEYS) --output_dir $(DEMO)/run
 	@echo "== 3/4 evaluation on cases that training never saw, every voxel of the native grid"
-	@$(RUN) evaluating --config_file "['$(CONFIG)/train.json','$(CONFIG)/evaluate.json','$(CONFIG)/demo.json']" $(KEYS) \
+	@$(RUN) evaluating --config_file "['$(DEMO_CONFIG)/train.json','$(DEMO_CONFIG)/evaluate.json'$(DEMO_JSON)]" $(KEYS) \
 		--output_dir $(DEMO)/run $(EVAL_KEYS)
 	@echo "== 4/4 inference: labels, meshes, volumes, pictures"
-	@$(RUN) inferring --config_file "['$(CONFIG)/inference.json','$(CONFIG)/demo.json']" $(KEYS) \
+	@$(RUN) inferring --config_file "['$(DEMO_CONFIG)/inference.json'$(DEMO_JSON)]" $(KEYS) \
 		--output_dir $(DEMO)/results --split_file $(DEMO)/run/split.json
 	@echo
 	@$(BIN)/custom-nets scores $(DEMO)/run/metrics.json

@@ -80,10 +80,14 @@ def growth(name: str, memory: float) -> float:
     image = torch.randn(batch, len(data.channels), *size)
     dense = (image[:, :1] > 1).float().expand(-1, len(data.regions), -1, -1, -1)
     auxiliary = torch.nn.functional.max_pool3d(dense, 8, ceil_mode=True)
+    uncertain = keys["num_points"] // 4  # chosen by the network among three times as many, as in the bundles
     for _ in range(2):
-        points = torch.stack([torch.randint(side, (batch, keys["num_points"])) for side in size], dim=-1)
-        labels = (torch.rand(batch, keys["num_points"], len(data.regions)) > 0.5).float()
-        loss(network(image, points), (labels, auxiliary)).backward()
+        drawn = keys["num_points"] + 2 * uncertain
+        points = torch.stack([torch.randint(side, (batch, drawn)) for side in size], dim=-1)
+        labels = (torch.rand(batch, drawn, len(data.regions)) > 0.5).float()
+        logits, auxiliary_logits, chosen = network(image, points, candidates=3 * uncertain, uncertain=uncertain)
+        labels = labels.gather(1, chosen[..., None].expand(-1, -1, labels.shape[-1]))
+        loss((logits, auxiliary_logits), (labels, auxiliary)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20

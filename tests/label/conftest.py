@@ -9,6 +9,8 @@ import pytest
 
 from custom_nets.datasets import datalist
 from custom_nets.tools import fetch_bundle, pack_bundle, stack_case, write_abdomen_phantoms, write_brain_phantoms
+from custom_nets.tools.planning.new_bundle import new_bundle
+from tests.conftest import REPOSITORY
 from tests.label.server import Server
 from tests.tools.conftest import copy_bundle
 
@@ -16,8 +18,9 @@ SMALL = {
     "nvnet_brats": {"crop_size": [32, 32, 16], "init_filters": 8, "latent_size": 8},
     "ossnet_brats": {"image_size": [32, 32, 24], "channels": [8, 8], "hidden_features": 16, "num_points": 512},
     "ossnet_lits": {"spacing": 8.0, "downsampling": 1, "channels": [8, 8, 8], "hidden_features": 16, "num_points": 64},
+    "planned_brains": {"channels": [8, 8], "depths": [1, 1], "hidden_features": 16, "num_points": 512},
 }
-BRAINS, LIVERS = ["nvnet_brats", "ossnet_brats"], ["ossnet_lits"]
+BRAINS, LIVERS = ["nvnet_brats", "ossnet_brats", "planned_brains"], ["ossnet_lits"]
 
 
 def grids(image: nibabel.Nifti1Image) -> dict[str, nibabel.Nifti1Image]:
@@ -34,9 +37,14 @@ def grids(image: nibabel.Nifti1Image) -> dict[str, nibabel.Nifti1Image]:
 
 
 def fetch_small(names: list[str], folder: Path) -> Path:
-    """Bundles with small networks, packed and fetched as by a user."""
+    """Bundles with small networks, one of them planned for the data at hand, packed and fetched as by a user."""
     for name in names:
-        bundle = copy_bundle(name, folder / "source", {**SMALL[name], "num_workers": 0, "val_interval": 1})
+        place = REPOSITORY / "bundles"
+        if name == "planned_brains":
+            place = folder / "planned"
+            new_bundle(place / name, folder / "data")
+        keys = {**SMALL[name], "num_workers": 0, "val_interval": 1}
+        bundle = copy_bundle(name, folder / "source", keys, place)
         pack_bundle(bundle, folder / "release")
         fetch_bundle(name, str(folder / "release"), folder / "bundles", progress=False)
     return folder / "bundles"

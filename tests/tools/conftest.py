@@ -14,11 +14,11 @@ from tests.conftest import REPOSITORY
 NAMES = ("nvnet_brats", "ossnet_brats", "ossnet_lits")
 
 
-def copy_bundle(name: str, folder: Path, keys: dict | None = None) -> Path:
+def copy_bundle(name: str, folder: Path, keys: dict | None = None, bundles: Path = REPOSITORY / "bundles") -> Path:
     """Copies what git has of a bundle, sets keys in its configs, and gives it weights as the network starts with."""
     bundle = folder / name
     for part in ("configs", "docs", "LICENSE"):
-        source = REPOSITORY / "bundles" / name / part
+        source = bundles / name / part
         if source.is_dir():
             shutil.copytree(source, bundle / part)
         else:
