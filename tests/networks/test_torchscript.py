@@ -18,6 +18,8 @@ def network(kind: str):
         net = NvNet(init_filters=8, crop_size=(16, 16, 16))
     elif kind == "pyramid":
         net = PyramidOSSNet(4, 3, settings=settings, **pyramid)
+    elif kind == "pyramid on one grid":
+        net = PyramidOSSNet(4, 3, grid_size=(8, 12, 8), settings=settings, **pyramid)
     elif kind == "pyramid in mm":
         settings = PyramidSettings(points_per_chunk=600, top_down=True)
         net = PyramidOSSNet(4, 2, spacing=1.0, contrast=(0.2, 0.5), settings=settings, **pyramid)
@@ -36,7 +38,7 @@ def saved_and_loaded(net):
     return torch.jit.load(file)
 
 
-@pytest.mark.parametrize("kind", ["nvnet", "pyramid", "pyramid in mm", "onet", "a", "b", "c", "d"])
+@pytest.mark.parametrize("kind", ["nvnet", "pyramid", "pyramid on one grid", "pyramid in mm", "onet", "a", "b", "c", "d"])
 @torch.no_grad()
 def test_a_scripted_network_gives_the_same_logits_for_any_image(kind):
     net = network(kind)
@@ -56,7 +58,7 @@ def test_a_scripted_network_that_counts_in_mm_takes_the_spacing():
     assert not torch.allclose(scripted(image), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["pyramid", "c"])
+@pytest.mark.parametrize("kind", ["pyramid", "pyramid on one grid", "c"])
 @torch.no_grad()
 def test_a_scripted_network_answers_for_points(kind):
     net = network(kind)
