@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from custom_nets.datasets.case_record import save_case_record
 from custom_nets.datasets.discovery import Recognised, recognise
+from custom_nets.datasets.duplicates import duplicate_notes
 from custom_nets.datasets.layouts import FoundCase
 from custom_nets.datasets.oddities import IdentityAffines, check_identity_option, settle_identity_affines
 from custom_nets.datasets.record import Record, get_record
@@ -125,6 +126,8 @@ def labelled_cases(
     for name in {item["dataset"] for item in items if item.get("dataset")}:
         get_record(name).require_labels().select(regions)
     total = len(items)
+    for note in duplicate_notes(items) if section == "training" and check else ():
+        logger.warning(note)
     if section != "all":
         if leave_out and (split_file is None or not split_exists(split_file)):
             logger.warning(

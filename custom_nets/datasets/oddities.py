@@ -1,4 +1,4 @@
-"""Notes on cases that are not faulty: identity affines, labels stored as floats, odd headers."""
+"""Notes on cases that are not faulty: identity affines, labels stored as floats, odd headers, copies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from custom_nets.datasets.duplicates import duplicate_notes
 from custom_nets.datasets.geometry_notes import geometry_notes
 from custom_nets.datasets.validation import Item
 from custom_nets.errors import InputError, first_names
@@ -45,7 +46,12 @@ def describe_cases(items: Sequence[Item]) -> list[str]:
         items: as `datalist` gives them; files that cannot be read are passed over.
     """
     oddities = _read_oddities(items)
-    notes = [_identity_note(oddities, items), _float_note(oddities, items), *geometry_notes(items)]
+    notes = [
+        _identity_note(oddities, items),
+        _float_note(oddities, items),
+        *geometry_notes(items),
+        *duplicate_notes(items),
+    ]
     return [note for note in notes if note]
 
 

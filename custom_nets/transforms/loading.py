@@ -21,7 +21,7 @@ from custom_nets.datasets.record import get_record
 from custom_nets.errors import InputError
 from custom_nets.io.nifti import AFFINE_TOLERANCE, check_channel_order, where
 from custom_nets.io.readers import CHANNELS_KEY, ORIENTATION_KEY, read_volume, reader_of
-from custom_nets.transforms.voxel_checks import check_voxels
+from custom_nets.transforms.voxel_checks import check_voxels, label_notes, warn_once
 
 FILES_KEY = "case_files"
 """Entry of the meta data with the files of an image, of `LoadCased`: JSON, as lists do not survive collation."""
@@ -314,6 +314,9 @@ class CheckCased(MapTransform):
                 self._check_values(item, key)
         for key in present[1:]:
             self._check_grid(item, present[0], key)
+            if key in self.label_keys and present[0] not in self.label_keys and self.voxel_warnings:
+                for note in label_notes(item[key], item[present[0]]):
+                    warn_once(f"{_place(item, key)}: {note}")
         return item
 
     def _check_label(self, item: Mapping[Hashable, Any], key: Hashable) -> None:

@@ -32,6 +32,15 @@ HEAD_MILLILITRES = 2300.0
 FEW_VALUES = 6
 """An MRI has hundreds of values; so few whole numbers are those of a label map or a mask."""
 
+LEAP = 32_000
+"""Whole numbers of 16 bits end at 32,767; an MRI with voxels above this and below its negative went beyond its type."""
+
+EMPTY_SHARE = 0.1
+"""So many of the slices that are empty at one end, where another channel goes on, are no margin."""
+
+OUTSIDE_SHARE = 0.5
+"""Labels lie in the body; so many voxels outside are another case's, or are shifted."""
+
 _BACKGROUND_SHARE = 0.02
 _SAMPLE = 1 << 18
 
@@ -93,9 +102,66 @@ def check_voxels(
             more = record is not None and record.stripped and kinds[index] == "MRI"
             brain = _brain_notes(volume[index], least, voxel_millilitres) if more else ()
             for note in chain(notes(volume[index], least, most), brain):
-                _warn(f"{place(index)}: {name} {note}")
-    for index, other in _twins(volume) if warn else ():
-        _warn(f"{place(index)}: {names[index]} holds the same voxels as {names[other]}; give the file of each channel")
+                warn_once(f"{place(index)}: {name} {note}")
+    if not warn:
+        return
+    for index, other in _twins(volume):
+        warn_once(
+            f"{place(index)}: {names[index]} holds the same voxels as {names[other]}; give the file of each channel"
+        )
+    for index, note in _missing_slices(volume, names):
+        warn_once(f"{place(index)}: {names[index]} {note}")
+
+
+def label_notes(label: torch.Tensor, image: torch.Tensor) -> Iterator[str]:
+    """Yields whether a label lies where the image has nothing, as a shifted or mirrored one may.
+
+    Args:
+        label: `[1, H, W, D]`.
+        image: `[C, H, W, D]`, on the same grid; where all its channels have their least value, it has nothing.
+    """
+    volume = image.as_subclass(torch.Tensor)
+    inside = volume[:, label.as_subclass(torch.Tensor)[0] > 0]
+    if inside.shape[1]:
+        share = float((inside == volume.amin((1, 2, 3))[:, None]).all(0).float().mean())
+        if share > OUTSIDE_SHARE:
+            yield (
+                f"{100 * share:.0f} % of the labelled voxels lie where the image is empty; give the label of this "
+                "image, or mend its place"
+            )
+
+
+def _missing_slices(volume: torch.Tensor, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yields each channel whose slices at one end of an axis are empty, where another channel goes on.
+
+    Empty slices at both ends are a smaller field of view. A channel alone is judged by its background: a value that
+    hardly occurs in the other slices is none.
+    """
+    for axis in (1, 2, 3):
+        steps = [slice(None), *(slice(None) if other == axis else slice(None, None, 3) for other in (1, 2, 3))]
+        slices = volume[tuple(steps)].movedim(axis, 1).flatten(2)
+        low, high = slices.amin(2).cpu(), slices.amax(2).cpu()
+        filled = low < high
+        whole = int(filled.sum(1).argmax())
+        for index, own in enumerate(filled):
+            if not own.any():
+                continue
+            first, last = int(own.nonzero()[0]), int(own.nonzero()[-1]) + 1
+            counts = []
+            for part in (slice(0, first), slice(last, None)):
+                others = filled[:, part].any(0)
+                if len(filled) == 1 and len(others):
+                    background = (slices[0].cpu()[own] == low[0, part][0]).float().mean() > _BACKGROUND_SHARE
+                    others |= ~background
+                counts.append(int(others.sum()))
+            if max(counts) - min(counts) >= max(3, EMPTY_SHARE * len(own)):
+                end = "first" if counts[0] > counts[1] else "last"
+                beside = f", where {names[whole]} goes on" if whole != index else ""
+                yield (
+                    index,
+                    f"is empty in its {end} {max(counts)} of {len(own)} slices along axis {axis}{beside}; if the file "
+                    "is cut short, download or export it again",
+                )
 
 
 def _twins(volume: torch.Tensor) -> Iterator[tuple[int, int]]:
@@ -106,7 +172,7 @@ def _twins(volume: torch.Tensor) -> Iterator[tuple[int, int]]:
 
 
 @functools.cache
-def _warn(text: str) -> None:
+def warn_once(text: str) -> None:
     """Warns once, not in every epoch."""
     logger.warning(text)
 
@@ -160,6 +226,11 @@ def _outlier_notes(channel: torch.Tensor, least: float, most: float) -> Iterator
     usual, values = _usual(sample), np.unique(sample)
     if len(values) <= FEW_VALUES and len(sample) > 1000 and (values == np.round(values)).all():
         yield f"holds {len(values)} different values alone, as a label map or a mask does; give the image"
+    if least < -LEAP and most > LEAP:
+        yield (
+            f"holds values from {least:g} to {most:g}, both ends of 16 bits: bright voxels became negative; export it "
+            "again with a wider type"
+        )
     if max(-least, most) > OUTLIER * usual > 0:
         beyond = _share(channel.abs() > OUTLIER * usual)
         yield (

@@ -38,7 +38,9 @@ def saved_and_loaded(net):
     return torch.jit.load(file)
 
 
-@pytest.mark.parametrize("kind", ["nvnet", "pyramid", "pyramid on one grid", "pyramid in mm", "onet", "a", "b", "c", "d"])
+@pytest.mark.parametrize(
+    "kind", ["nvnet", "pyramid", "pyramid on one grid", "pyramid in mm", "onet", "a", "b", "c", "d"]
+)
 @torch.no_grad()
 def test_a_scripted_network_gives_the_same_logits_for_any_image(kind):
     net = network(kind)

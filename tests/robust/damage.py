@@ -61,7 +61,7 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def _warnings() -> Iterator[list[str]]:
-    voxel_checks._warn.cache_clear()
+    voxel_checks.warn_once.cache_clear()
     handler = _Lines()
     logger = logging.getLogger("custom_nets")
     logger.addHandler(handler)

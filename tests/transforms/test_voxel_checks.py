@@ -11,14 +11,14 @@ from custom_nets.datasets import get_record
 from custom_nets.datasets.record import parse_record
 from custom_nets.errors import InputError
 from custom_nets.transforms import CheckCased, LoadCased
-from custom_nets.transforms.voxel_checks import _warn, check_voxels
+from custom_nets.transforms.voxel_checks import check_voxels, warn_once
 
 SHAPE = (24, 24, 24)
 
 
 @pytest.fixture(autouse=True)
 def _forget_warnings():
-    _warn.cache_clear()
+    warn_once.cache_clear()
 
 
 def ct():
@@ -186,3 +186,50 @@ def test_the_transform_warns_of_file_and_case(tmp_path, caplog):
     assert caplog.text == ""
     CheckCased("image", ["CT"])(item)
     assert f"case A, file {tmp_path / 'A.nii.gz'}: CT holds values from" in caplog.text
+
+
+def mri():
+    """A head in air, noise everywhere."""
+    return ct() + 1100
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("end", "slices"), [("first", slice(None, 9)), ("last", slice(-9, None))])
+def test_slices_that_one_channel_lacks_are_named(caplog, axis, end, slices):
+    whole, cut = brain(), brain()
+    cut[(slice(None),) * axis + (slices,)] = 0
+    both = torch.as_tensor(np.stack([cut, whole]), dtype=torch.float32)
+    check_voxels(both, ("T1", "T2"), lambda _: "case A, file f", record=BRAINS)
+    assert re.search(rf"T1 is empty in its {end} \d of 24 slices along axis {axis + 1}, where T2 goes on", caplog.text)
+    assert "T2 is empty" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["CT", "T1"])
+def test_a_scan_whose_upper_half_is_filled_with_zeros_is_told(caplog, name):
+    scan = ct() if name == "CT" else mri()
+    scan[..., 12:] = 0
+    assert f"{name} is empty in its last 12 of 24 slices" in notes(caplog, scan, (name,), None)
+
+
+@pytest.mark.parametrize("scan", [brain(), np.pad(brain(), ((0, 0), (0, 0), (9, 9))), np.maximum(ct(), -1000)])
+def test_margins_of_background_are_no_missing_slices(caplog, scan):
+    assert notes(caplog, scan, ("T1",), None) == ""
+
+
+def test_an_mri_beyond_its_type_is_told(caplog):
+    """Bright voxels of 16 bits without a sign, read with one."""
+    scan = np.round(brain() * 100).astype(np.uint16)
+    assert scan.max() > 32767
+    assert "bright voxels became negative" in notes(caplog, scan.view(np.int16), ("T1",), None)
+
+
+def test_a_label_outside_the_image_is_told(caplog):
+    image = torch.as_tensor(brain()[None], dtype=torch.float32)
+    inside = torch.zeros(1, *SHAPE, dtype=torch.int16)
+    inside[0, 10:14, 10:14, 10:14] = 1
+    check = CheckCased(modalities=("T1",), dataset="brats2018")
+    check({"case": "A", "image": image, "label": inside})
+    assert "labelled voxels" not in caplog.text
+    check({"case": "A", "image": image, "label": inside.roll(12, 2)})
+    assert "100 % of the labelled voxels lie where the image is empty" in caplog.text
+    check({"case": "A", "image": image, "label": torch.zeros_like(inside)})
