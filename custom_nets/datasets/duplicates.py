@@ -46,7 +46,7 @@ def duplicate_notes(items: Sequence[dict[str, Any]]) -> list[str]:
         return []
     named = first_names([f"{one} and {other}" for one, other in pairs])
     return [
-        f"{len(pairs)} pairs of cases hold the same scan: {named}; a split could learn from one and score on "
+        f"{len(pairs)} times two cases hold the same scan: {named}; a split could learn from one and score on "
         "the other: take one of them out"
     ]
 

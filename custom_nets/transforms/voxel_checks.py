@@ -109,7 +109,7 @@ def check_voxels(
         warn_once(
             f"{place(index)}: {names[index]} holds the same voxels as {names[other]}; give the file of each channel"
         )
-    for index, note in _missing_slices(volume, names):
+    for index, note in _missing_slices(volume, names, kinds):
         warn_once(f"{place(index)}: {names[index]} {note}")
 
 
@@ -131,11 +131,11 @@ def label_notes(label: torch.Tensor, image: torch.Tensor) -> Iterator[str]:
             )
 
 
-def _missing_slices(volume: torch.Tensor, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+def _missing_slices(volume: torch.Tensor, names: Sequence[str], kinds: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Yields each channel whose slices at one end of an axis are empty, where another channel goes on.
 
     Empty slices at both ends are a smaller field of view. A channel alone is judged by its background: a value that
-    hardly occurs in the other slices is none.
+    hardly occurs in the other slices is none, but for the air of a CT.
     """
     for axis in (1, 2, 3):
         steps = [slice(None), *(slice(None) if other == axis else slice(None, None, 3) for other in (1, 2, 3))]
@@ -151,8 +151,10 @@ def _missing_slices(volume: torch.Tensor, names: Sequence[str]) -> Iterator[tupl
             for part in (slice(0, first), slice(last, None)):
                 others = filled[:, part].any(0)
                 if len(filled) == 1 and len(others):
-                    background = (slices[0].cpu()[own] == low[0, part][0]).float().mean() > _BACKGROUND_SHARE
-                    others |= ~background
+                    value = low[0, part][0]
+                    air = kinds[0] == CT and value < AIR_BELOW
+                    background = (slices[0].cpu()[own] == value).float().mean() > _BACKGROUND_SHARE
+                    others |= ~(background | air)
                 counts.append(int(others.sum()))
             if max(counts) - min(counts) >= max(3, EMPTY_SHARE * len(own)):
                 end = "first" if counts[0] > counts[1] else "last"

@@ -24,7 +24,7 @@ def voxels(seed):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_equal_scans_of_two_cases_are_named(tmp_path, suffix):
     items = [item(tmp_path, name, voxels(seed), suffix) for name, seed in (("a", 0), ("b", 1), ("c", 0), ("d", 0))]
-    assert "2 pairs of cases hold the same scan: a and c, a and d;" in duplicate_notes(items)[0]
+    assert "2 times two cases hold the same scan: a and c, a and d;" in duplicate_notes(items)[0]
     assert any("hold the same scan" in note for note in describe_cases(items))
 
 

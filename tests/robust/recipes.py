@@ -88,6 +88,17 @@ def _copied_over(source: str, target: str) -> c.Edit:
     return lambda case: shutil.copy(c.file_of(case, source), c.file_of(case, target)) and None
 
 
+def _upper_half_zero(voxels: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(voxels.shape[2]) < voxels.shape[2] // 2, voxels, 0)
+
+
+def _same_scan(root: Path) -> None:
+    for file in (root / c.GOOD[0]).iterdir():
+        target = root / NEXT / file.name.replace(c.GOOD[0], NEXT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(file, target)
+
+
 def _pipe(case: Path) -> None:
     file = c.file_of(case, "t2")
     file.unlink()
@@ -698,6 +709,19 @@ _REPORTED = [
     brain("label_is_image", "the label is a copy of the FLAIR", _copied_over("flair", "seg")),
     brain("image_is_label", "the FLAIR is a copy of the label", _copied_over("seg", "flair")),
     brain("same_twice", "the T1ce is a copy of the T1", _copied_over("t1", "t1ce")),
+    brain("cut_short", "the upper half of a T1 is 0", c.voxels(_upper_half_zero, "t1")),
+    brain(
+        "overflowed",
+        "bright voxels of a T1, beyond 16 bits with a sign, are negative",
+        c.voxels(lambda a: (a / a.max() * 60_000).astype(np.uint16).view(np.int16), "t1", dtype=np.int16),
+    ),
+    brain(
+        "label_beside",
+        "a label lies beside the brain",
+        c.voxels(lambda a: np.roll(a, a.shape[0] // 2, 0), "seg", dtype=np.uint8),
+    ),
+    brain_set("same_scan", "another case holds copies of a case's files", _same_scan),
+    liver("ct_cut_short", "the upper half of a scan is 0", c.voxels(_upper_half_zero, c.VOLUME)),
     brain("background_minus_1", "the background of a FLAIR is -1", c.voxels(lambda a: np.where(a == 0, -1, a))),
     brain("background_65535", "the background of a FLAIR is 65535", c.voxels(lambda a: np.where(a == 0, 65535, a))),
     brain(
