@@ -62,7 +62,7 @@ class EnsembleInferer(Inferer):
         self.mirror_axes = _checked_axes(() if mirror_axes is None else ensure_tuple(mirror_axes))
         self.checkpoints = () if checkpoints is None else ensure_tuple(checkpoints)
         for path in self.checkpoints:
-            if not Path(path).is_file():
+            if not isinstance(path, str | Path) or not Path(path).is_file():
                 msg = f"ensemble: {path}: there is no such file; give files of weights, such as model.pt"
                 raise InputError(msg)
         self.spread = spread

@@ -188,9 +188,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line_with_its_name(image, tmp_pat
     assert "\n" not in str(raised.value)
 
 
-def test_an_absent_checkpoint_is_one_line_with_its_name(image, tmp_path):
-    with pytest.raises(InputError, match=r"absent\.pt: there is no such file"):
-        EnsembleInferer(as_it_is, checkpoints=[tmp_path / "absent.pt"])(image, Scaled())
+@pytest.mark.parametrize("given", ["absent.pt", 1, True])
+def test_an_absent_checkpoint_is_one_line_with_its_name(image, given):
+    with pytest.raises(InputError, match=rf"{given}: there is no such file"):
+        EnsembleInferer(as_it_is, checkpoints=[given])(image, Scaled())
 
 
 def test_after_a_wrong_checkpoint_the_next_call_reads_again(image, checkpoints, tmp_path):
