@@ -1,6 +1,7 @@
 """TorchScript of our networks: what was traced on one image holds for others."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def network(kind: str):
     elif kind == "pyramid":
         net = PyramidOSSNet(4, 3, settings=settings, **pyramid)
     elif kind == "pyramid on one grid":
-        net = PyramidOSSNet(4, 3, grid_size=(8, 12, 8), settings=settings, **pyramid)
+        net = PyramidOSSNet(4, 3, settings=replace(settings, grid_size=(8, 12, 8)), **pyramid)
     elif kind == "pyramid in mm":
         settings = PyramidSettings(points_per_chunk=600, top_down=True)
         net = PyramidOSSNet(4, 2, spacing=1.0, contrast=(0.2, 0.5), settings=settings, **pyramid)

@@ -60,6 +60,9 @@ class PyramidSettings:
         act: activation by MONAI's names, of encoder and decoder.
         points_per_chunk: points decoded at a time by the dense `forward(image)`.
         modality_dropout: probability of each modality to be absent in training, see `ModalityDropout`.
+        grid_size: cells along each axis of the encoder's view of any image, in place of `downsampling`: images of
+            different sizes then make a batch, each of which fills the view (see `PyramidOSSNet.forward`); None: as
+            `downsampling` makes it.
 
     Raises:
         InputError: for a neighbourhood that is not odd.
@@ -73,6 +76,7 @@ class PyramidSettings:
     act: str | tuple = ("leakyrelu", {"inplace": True, "negative_slope": 0.01})
     points_per_chunk: int = 16_384
     modality_dropout: float = 0.0
+    grid_size: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.neighbourhood and self.neighbourhood % 2 == 0:
@@ -100,9 +104,6 @@ class PyramidOSSNet(OccupancyNetworkBase):
         hidden_features: width of the decoder's hidden layers.
         settings: what is rarely changed.
         reduction: the former name of `downsampling`.
-        grid_size: cells along each axis of the encoder's view of any image, in place of `downsampling`: images of
-            different sizes then make a batch, each of which fills the view (see `forward`); None: as `downsampling`
-            makes it.
 
     Raises:
         InputError: for a downsampling below 1, a spacing that is no length, a contrast that is not low and high,
@@ -122,7 +123,6 @@ class PyramidOSSNet(OccupancyNetworkBase):
         hidden_features: int = 256,
         settings: PyramidSettings = PyramidSettings(),
         reduction: int | Sequence[int] | None = None,
-        grid_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__(settings.points_per_chunk, settings.modality_dropout)
         if reduction is not None:
@@ -138,7 +138,7 @@ class PyramidOSSNet(OccupancyNetworkBase):
         if contrast is not None and not (len(contrast) == 2 and contrast[0] < contrast[1]):
             msg = f"contrast is {contrast}; expected two intensities, low before high, or null"
             raise InputError(msg)
-        coarsest = 2 ** (len(channels) - 1)
+        coarsest, grid_size = 2 ** (len(channels) - 1), settings.grid_size
         if grid_size is not None and (len(grid_size) != 3 or any(side < 1 or side % coarsest for side in grid_size)):
             msg = f"grid_size is {list(grid_size)}; expected three multiples of {coarsest}, for {len(channels)} levels"
             raise InputError(msg)

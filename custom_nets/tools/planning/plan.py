@@ -311,8 +311,7 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
             len(fingerprint.regions),
             downsampling=grid.downsampling,
             channels=grid.channels,
-            settings=PyramidSettings(depths=grid.depths),
-            grid_size=grid.view(usual) if grid.small and alike else None,
+            settings=PyramidSettings(depths=grid.depths, grid_size=grid.view(usual) if grid.small and alike else None),
         )
 
     def images_a_step(grid: _Grid) -> int:

@@ -25,6 +25,12 @@ def headers(channels, regions, shape, spacing, cases=40, **more) -> Fingerprint:
 DATA = example_fingerprints()
 
 
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Every step takes 1 GiB: an estimate takes seconds, and decides nothing here."""
+    monkeypatch.setattr("custom_nets.tools.planning.plan.estimate_training_memory", lambda *_: 1.0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_occupancy_plans_make_sense(name):
@@ -57,7 +63,7 @@ def test_occupancy_plans_make_sense(name):
     assert min(cells) > 5
 
 
-def test_thick_slices_are_downsampled_within_the_slice_alone():
+def test_thick_slices_are_downsampled_within_the_slice_alone(little_memory):
     assert make_plan(DATA["thick MR of four organs"]).keys["downsampling"][2] == 1
     assert make_plan(DATA["thick MR of four organs"]).keys["downsampling"][0] > 1
 
@@ -94,7 +100,7 @@ def test_a_memory_that_no_network_fits_is_refused(name, network, monkeypatch):
         make_plan(DATA[name], network, 4.0)
 
 
-def test_intensities_decide_the_scaling():
+def test_intensities_decide_the_scaling(little_memory):
     bone = Intensities(least=-1024, low=150, median=400, high=1500, zeros=0)
     window = make_plan(headers(CT, 1, (64, 64, 64), (1.0, 1.0, 1.0), intensities=(bone,))).keys
     assert window["contrast_window"] == [150, 1500]
@@ -104,20 +110,20 @@ def test_intensities_decide_the_scaling():
         assert make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3, intensities=(voxels,))).scaling == scaling
 
 
-def test_small_lesions_make_a_fine_lattice():
+def test_small_lesions_make_a_fine_lattice(little_memory):
     thin, thick = (RegionSizes("lesion", 1.0, voxels, 1.0 * voxels) for voxels in (2.0, 30.0))
     steps = [make_plan(headers(CT, 1, (200, 200, 200), (1.0,) * 3, sizes=(size,))).keys for size in (thin, thick)]
     assert steps[0]["coarse_step"] <= 1.0 < steps[1]["coarse_step"]
 
 
-def test_what_a_person_should_know_is_said():
+def test_what_a_person_should_know_is_said(little_memory):
     rare = RegionSizes("gallbladder", 0.1, 8.0, 8.0)
     notes = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3, sizes=(rare,), mirrors=(1, 2))).notes
     assert any("gallbladder is in 10 %" in note for note in notes)
     assert any("left and right" in note for note in notes)
 
 
-def test_spacings_that_differ_are_brought_to_one():
+def test_spacings_that_differ_are_brought_to_one(little_memory):
     varied = Fingerprint("data", mri(1), ("a",), ((64, 64, 64),) * 4, ((1.0,) * 3, (1.0,) * 3, (2.0,) * 3, (2.0,) * 3))
     assert make_plan(varied).grid == "spacing"
 
@@ -128,7 +134,7 @@ def seconds_by_cells(network, shape, batch_size, points):
     return 1e-6 * math.prod(cells) * batch_size
 
 
-def test_a_training_of_some_minutes_has_coarser_cells_and_so_many_epochs():
+def test_a_training_of_some_minutes_has_coarser_cells_and_so_many_epochs(little_memory):
     data = headers(mri(1), 2, (160, 160, 160), (1.0,) * 3)
     whole, short = make_plan(data), make_plan(data, minutes=2, timer=seconds_by_cells)
     assert short.step_seconds * LEAST_STEPS <= 120
@@ -138,7 +144,7 @@ def test_a_training_of_some_minutes_has_coarser_cells_and_so_many_epochs():
     assert whole.step_seconds is None
 
 
-def test_too_few_minutes_are_told_and_make_a_plan_all_the_same():
+def test_too_few_minutes_are_told_and_make_a_plan_all_the_same(little_memory):
     data = headers(mri(1), 2, (160, 160, 160), (1.0,) * 3)
     plan = make_plan(data, minutes=1, timer=lambda *_: 60.0)
     assert plan.keys["epochs"] == 1
@@ -147,7 +153,7 @@ def test_too_few_minutes_are_told_and_make_a_plan_all_the_same():
         make_plan(data, minutes=0)
 
 
-def test_few_slices_are_not_thinned_out_even_where_headers_claim_isotropic_voxels():
+def test_few_slices_are_not_thinned_out_even_where_headers_claim_isotropic_voxels(little_memory):
     claimed = headers(mri(3), 1, (256, 256, 28), (1.0,) * 3)
     corrected = correct_spacing(claimed)
     assert corrected.spacing[:2] == (1.0, 1.0)
@@ -171,7 +177,7 @@ def test_spacings_that_may_be_true_are_believed(channels, shape, spacing):
     assert correct_spacing(data) is data
 
 
-def test_small_images_are_seen_on_one_grid():
+def test_small_images_are_seen_on_one_grid(little_memory):
     plan = make_plan(DATA["Task04 hippocampus"])
     assert plan.grid == "view"
     assert plan.keys["grid_size"] == [24, 32, 24]
@@ -189,14 +195,14 @@ def test_large_cards_have_finer_cells_where_the_decoder_gains_and_larger_batches
     assert "the least planned" in reasons["downsampling"]
 
 
-def test_a_fold_is_held_out():
+def test_a_fold_is_held_out(little_memory):
     plan = make_plan(headers(mri(1), 1, (64, 64, 64), (1.0,) * 3), held_out=HeldOut(2, 4, 10))
     assert (plan.keys["fold"], plan.keys["folds"]) == (2, 4)
     assert "validation" not in plan.keys
     assert "30 training cases" in next(choice.reason for choice in plan.choices if choice.key == "batch_size")
 
 
-def test_images_of_varied_sizes_have_no_common_view():
+def test_images_of_varied_sizes_have_no_common_view(little_memory):
     shapes = ((36, 48, 40),) * 8 + ((72, 96, 80),) * 4
     varied = Fingerprint("data", mri(1), ("a",), shapes, ((1.0,) * 3,) * 12)
     same_length = Fingerprint("data", mri(1), ("a",), shapes, ((1.0,) * 3,) * 8 + ((0.5,) * 3,) * 4)
