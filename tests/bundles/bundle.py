@@ -8,6 +8,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tests.conftest import REPOSITORY
+from tests.processes import run_module
 
 PYRAMID = {"channels": [8, 8, 8], "hidden_features": 16, "coarse_step": 8, "num_points": 64, "batch_size": 1}
 SMALLEST = {
@@ -57,10 +58,15 @@ def infer_smallest(name: str, dataset_dir: Path, ckpt_dir: Path, output_dir: Pat
     Bundle(name).run("inferring", "inference", **{**shipped, **places, **keys})
 
 
-def command(
+def command(run_id: list[str], cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs `python -m monai.bundle run …`, but for the start of Python."""
+    return run_module("monai.bundle", ["run", *run_id, *arguments], cwd)
+
+
+def launch(
     run_id: list[str], cwd: Path, *arguments: str, launcher: tuple[str, ...] = ("-m",)
 ) -> subprocess.CompletedProcess:
-    """Runs `python -m monai.bundle run …`, or the same under a launcher such as torchrun."""
+    """Starts Python for `python -m monai.bundle run …`, or for a launcher such as torchrun."""
     return subprocess.run(
         [sys.executable, *launcher, "monai.bundle", "run", *run_id, *arguments],
         cwd=cwd,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from custom_nets.datasets import datalist, save_split
-from tests.bundles.bundle import SMALLEST, Bundle, command
+from tests.bundles.bundle import SMALLEST, Bundle, launch
 from tests.conftest import REPOSITORY
 from tests.processes import free_port, run_ranks
 
@@ -107,7 +107,7 @@ STANDALONE = ("--standalone", "--nproc_per_node=2")
 def torchrun(run_id: str, configs: list[str], keys: dict, options: tuple[str, ...] = STANDALONE):
     launcher = ("-m", "torch.distributed.run", *options, "-m")
     arguments = [f"--{key}={value}" for key, value in keys.items()]
-    return command([run_id], REPOSITORY, "--config_file", str(configs), *arguments, launcher=launcher)
+    return launch([run_id], REPOSITORY, "--config_file", str(configs), *arguments, launcher=launcher)
 
 
 @pytest.mark.slow

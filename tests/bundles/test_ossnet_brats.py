@@ -14,7 +14,7 @@ from monai.transforms import Invertd
 
 from custom_nets.datasets import datalist, load_split
 from custom_nets.tools import stack_case
-from tests.bundles.bundle import Bundle, command
+from tests.bundles.bundle import Bundle, command, launch
 from tests.conftest import REPOSITORY
 
 OSSNET = Bundle("ossnet_brats")
@@ -235,7 +235,7 @@ def test_the_documented_command_works_from_both_folders(trained, tmp_path, cwd, 
     keys = {**trained, "output_dir": str(tmp_path), "save_overlay": False, "evaluation_section": "test"}
     keys["split_file"] = f"{trained['output_dir']}/split.json"
     options = [f"--{key}={value}" for key, value in keys.items()]
-    done = command(run_id, cwd, "--config_file", f"{configs}/inference.json", *options)
+    done = launch(run_id, cwd, "--config_file", f"{configs}/inference.json", *options)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*/*_prediction.nii.gz"))) == 1
 

@@ -14,6 +14,7 @@ import torch
 
 from custom_nets.handlers import BadSteps, TrainingCheckpoints
 from tests.bundles.bundle import SMALLEST, Bundle
+from tests.processes import FORKSERVER
 
 KEYS = {"epochs": 3, "epoch_length": 2, "val_interval": 1, "checkpoint_interval": 1, "validation": 1, "batch_size": 1}
 SEARCH = {
@@ -21,11 +22,6 @@ SEARCH = {
     "ossnet_lits": {"coarse_step": 64, "candidate_step": 32, "validation_workers": 0},
     "nvnet_brats": {"reconstruction_picture": False, "inferer_mode": "whole"},
 }
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_ROOMS = ("datasets", "handlers", "inferers", "losses", "metrics", "networks", "transforms")
-_PRELOADED = ("pytest", "torch._dynamo", "torch.utils.tensorboard", "monai.bundle", "monai.engines", "monai.handlers")
-_CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"custom_nets.{room}" for room in _ROOMS)])
 
 
 def start(
@@ -51,7 +47,7 @@ def start(
         stop_validating: the epoch in whose validation it sends itself SIGTERM; 0 for none.
     """
     stops = (stop_after, stop_validating)
-    process = _CONTEXT.Process(target=_train, args=(name, data, folder, resume, die, workers, *stops))
+    process = FORKSERVER.Process(target=_train, args=(name, data, folder, resume, die, workers, *stops))
     process.start()
     return process
 

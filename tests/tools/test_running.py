@@ -16,6 +16,8 @@ from custom_nets.errors import InputError
 from custom_nets.logs import show_logs
 from custom_nets.tools.command_line import parse_arguments
 from tests.bundles.bundle import SMALLEST
+from tests.conftest import REPOSITORY
+from tests.processes import run_module
 from tests.tools.conftest import copy_bundle
 from tests.tools.test_cli import call
 
@@ -29,6 +31,10 @@ def typed(keys: dict) -> list[str]:
 
 
 def custom_nets(*arguments: str) -> subprocess.CompletedProcess:
+    return run_module("custom_nets", arguments, REPOSITORY)
+
+
+def start_custom_nets(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "custom_nets", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -59,7 +65,7 @@ def test_an_inference_takes_few_lines(trained, phantoms, tmp_path):
         for file in item["image"]:
             (data / item["case"] / Path(file).name).symlink_to(file)
     (data / "BraTS20_Training_002" / "BraTS20_Training_002_t1.nii.gz").unlink()
-    done = custom_nets("infer", str(bundle), str(data), str(tmp_path / "out"), *typed(SEARCH))
+    done = start_custom_nets("infer", str(bundle), str(data), str(tmp_path / "out"), *typed(SEARCH))
     assert done.returncode == 3
     settings, found, left_out, last, count, why = done.stdout.splitlines()
     assert settings.startswith(f"as {bundle}/models/model.pt was trained: ")
