@@ -2,7 +2,8 @@
 # make demo BUNDLE=ossnet_lits   the same with another bundle than ossnet_brats (or nvnet_brats); likewise overfit
 # make demo DATA=folder   the same on labelled cases of your own, with a bundle planned for them and for MINUTES=10 of training (NETWORK=nvnet: of NvNet)
 # make overfit DATA=case   train on one real case alone and score it: does the whole path learn?
-# make test    the test suite, a process for each core (JOBS=1: one after another)
+# make test    the test suite but for its slow tests, a process for each core (JOBS=1: one after another)
+# make test-slow   the slow tests: kills, ONNX, several processes, commands of the documentation
 # make torture   kills trainings at random moments, many times (KILLS=200 of each bundle), and compares their ends; and NvNet's 1,000 worst steps
 # make test-label   the bundles in a MONAI Label server, in an environment of its own (.venv-label)
 # make lint    style and types
@@ -48,9 +49,11 @@ EVAL_KEYS   := $(EVAL_KEYS_$(BUNDLE))
 endif
 OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
+# a process for each core, and a thread for each process: small convolutions gain nothing from more
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
 
-.PHONY: venv demo overfit test torture test-label lint docs bench bench-accuracy clean
+.PHONY: venv demo overfit test test-slow torture test-label lint docs bench bench-accuracy clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -108,8 +111,11 @@ endif
 
 test: $(READY)
 	@echo "== tests"
-	@# a process for each core, and a thread for each process: small convolutions gain nothing from more
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@$(PYTEST) -m "not slow" --dist loadfile
+
+test-slow: $(READY)
+	@echo "== slow tests"
+	@$(PYTEST) -m slow --dist worksteal
 
 torture: $(READY)
 	@echo "== kills, and steps that turned NaN once"

@@ -54,6 +54,7 @@ def test_ckpt_export_gives_the_network_for_images_of_any_size(name, model, tmp_p
         torch.testing.assert_close(exported(image), net(image), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @every_bundle
 @torch.no_grad()
 def test_onnx_export_gives_the_network(name, model, tmp_path):
@@ -92,6 +93,7 @@ def test_tensorrt_is_told_of_every_size_that_a_window_may_have():
     assert smallest == [inferer.sw_batch_size, 4, *[parser.get_parsed_content("network_def").divisor] * 3]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_tensorrt_is_given_is_the_network(tmp_path):
     """The step before TensorRT, as MONAI's compiler takes it: an ONNX file whose sides are open."""

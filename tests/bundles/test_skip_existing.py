@@ -80,6 +80,7 @@ def test_without_the_key_all_are_made(copied):
     assert all(file.stat().st_mtime_ns != time for file, time in before.items())
 
 
+@pytest.mark.slow
 def test_a_killed_inference_leaves_whole_files_and_goes_on(results, data_of, tmp_path):
     """Nine kills at moments spread over an inference, over the three bundles."""
     for name in NAMES:

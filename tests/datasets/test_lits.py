@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +30,15 @@ def cases(items):
 
 
 def write_identity(path, dtype=np.int16):
-    nib.save(nib.Nifti1Image(np.ones((6, 5, 4), dtype), np.eye(4)), path)
+    scan = np.full((6, 5, 4), zlib.crc32(path.name.encode()) % 1000 + 1, dtype)  # no two alike
+    nib.save(nib.Nifti1Image(scan, np.eye(4)), path)
     return path
 
 
 @pytest.fixture
 def write_pair(write_nifti):
     def write(folder, number, suffix=".nii.gz"):
-        volume = write_nifti(folder / f"volume-{number}{suffix}")
+        volume = write_nifti(folder / f"volume-{number}{suffix}", value=number)
         return volume, write_nifti(folder / f"segmentation-{number}{suffix}")
 
     return write

@@ -56,6 +56,7 @@ def finish(name, data, folder, workers=0) -> None:
     assert status == 0, Path(f"{folder}.log").read_text()[-3000:]
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(whole, small_data_of, tmp_path):
     name, reference, seconds = whole
     draw = random.Random(f"{name} {KILLS}")
@@ -98,7 +99,7 @@ def test_a_finished_run_clears_up_what_a_killed_one_was_writing(whole, small_dat
     assert not list(folder.rglob(".part-*"))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_loaders_with_processes_go_on_alike(workers, small_data_of, tmp_path):
     """In the middle of an epoch, whose crops and flips the processes draw."""
     name, whole, parts = "nvnet_brats", tmp_path / "whole", tmp_path / "parts"

@@ -20,6 +20,7 @@ TINY = {
     "ossnet_brats": {"channels": [8, 8], "hidden_features": 16},
     "ossnet_lits": {"channels": [16, 16], "hidden_features": 16},
 }
+SLOW_ONNX = dict.fromkeys(("ossnet_brats", "ossnet_lits"), pytest.mark.slow)
 VARIANT = {"grid_size": [48, 48, 48], "hidden_features": 16}
 SHAPE = (16, 24, 16)
 
@@ -30,7 +31,7 @@ def export(bundle, folder, file_format, configs=(), keys=None, **options):
     return export_bundle(REPOSITORY / "bundles" / bundle, folder, file_format, configs, keys=keys, **options)
 
 
-@pytest.mark.parametrize("bundle", list(TINY))
+@pytest.mark.parametrize("bundle", [pytest.param(name, marks=SLOW_ONNX.get(name, ())) for name in TINY])
 def test_onnx_of_every_bundle_equals_its_network_at_two_sizes(bundle, tmp_path):
     pytest.importorskip("onnxruntime")
     files = export(bundle, tmp_path, "onnx")
@@ -40,12 +41,14 @@ def test_onnx_of_every_bundle_equals_its_network_at_two_sizes(bundle, tmp_path):
     assert all(file.difference <= 1e-4 and len(set(file.shapes)) == 2 for file in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["encoder", "decoder", "network"])
 def test_onnx_of_variant_c_equals_its_network_at_two_sizes(part, tmp_path):
     pytest.importorskip("onnxruntime")
     assert export_variant("c", part, tmp_path, dynamic=True).difference <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["onet", "d"])
 def test_onnx_decoders_of_other_variants_equal_theirs(variant, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -67,6 +70,7 @@ def test_torchscript_of_every_bundle_equals_its_network(bundle, tmp_path):
     assert all(file.path.suffix == ".ts" and file.difference <= 1e-4 for file in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["onet", "b", "c", "d"])
 def test_torchscript_of_variants_equals_them(variant, tmp_path):
     files = export("ossnet_brats", tmp_path, "torchscript", ["variant"], {**VARIANT, "variant": variant})

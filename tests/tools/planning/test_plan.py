@@ -79,6 +79,7 @@ def test_crops_of_nvnet_fit_image_and_memory(name):
     assert math.prod(small.keys["crop_size"]) <= math.prod(large.keys["crop_size"])
 
 
+@pytest.mark.slow
 def test_less_memory_means_coarser_cells():
     small, large = (make_plan(DATA["long CT"], memory=memory) for memory in (2.0, 80.0))
     assert small.keys["downsampling"] > large.keys["downsampling"]
@@ -185,6 +186,7 @@ def test_small_images_are_seen_on_one_grid(little_memory):
     assert {"image_size", "downsampling"}.isdisjoint(plan.keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "finer"), [("Task02 heart", "downsampling"), ("Task01 brain tumour", None)])
 def test_large_cards_have_finer_cells_where_the_decoder_gains_and_larger_batches(name, finer):
     usual, large = (make_plan(DATA[name], memory=memory) for memory in (8.0, 80.0))
