@@ -45,6 +45,9 @@ RESAMPLED_VOXELS = 64_000_000
 SMALL = 32_000
 """Cells up to which four images make a step, and not two, and the finest level has a second convolution."""
 
+STEPPING = 0.9
+"""Of the time of a training; its start, validations and saved states take the rest."""
+
 TINY = 32
 """Voxels; larger images are downsampled at least by 2, for their detail is what the decoder sees."""
 
@@ -130,15 +133,17 @@ class Budget:
         """How much more than usual is to be had."""
         return max(1.0, self.memory / USUAL_MEMORY)
 
+    def steps(self, seconds: float) -> float:
+        """The steps of so many seconds that there is time for."""
+        return math.inf if self.minutes is None else STEPPING * 60 * self.minutes / seconds
+
     def allows(self, seconds: float | None) -> bool:
         """Whether there is time for `LEAST_STEPS` of so many seconds."""
         return self.share(seconds) >= 1
 
     def share(self, seconds: float | None) -> float:
         """The time that there is over that for `LEAST_STEPS` of so many seconds."""
-        if seconds is None or self.minutes is None:
-            return math.inf
-        return 60 * self.minutes / (seconds * LEAST_STEPS)
+        return math.inf if seconds is None else self.steps(seconds) / LEAST_STEPS
 
 
 @dataclass(frozen=True)
@@ -529,7 +534,7 @@ def _plan_length(fingerprint: Fingerprint, space: _Space, budget: Budget, fold: 
     epochs = int(min(max(round(STEPS / steps), 50), 2000))
     told = f"of {steps} steps: about {STEPS:,} in all, not fewer than 50 epochs nor more than 2,000"
     if budget.minutes is not None and space.step_seconds is not None:
-        epochs = max(1, min(epochs, int(60 * budget.minutes / space.step_seconds / steps)))
+        epochs = max(1, min(epochs, int(budget.steps(space.step_seconds) / steps)))
         told = f"of {steps} steps of about {space.step_seconds:.2g} s on this machine: {budget.minutes:g} minutes"
     interval = max(min(5, epochs), epochs // 10)
     return [
@@ -621,10 +626,10 @@ def _notes(fingerprint: Fingerprint, network: NetworkName, grid: Grid, budget: B
             yield f"region {size.name} is in {100 * size.present:.0f} % of the cases; expect it to be learnt badly"
     if grid == "crops" and _spread(fingerprint.spacings) > VARIED:
         yield f"spacings differ by more than {VARIED:g}, and {network} sees voxels as they are; ossnet counts in mm"
-    if space.step_seconds is not None and not budget.allows(space.step_seconds):
+    if budget.minutes is not None and not budget.allows(space.step_seconds):
         yield (
             f"{budget.minutes:g} minutes are too few for {LEAST_STEPS:,} steps of the smallest network planned: expect "
-            f"a rough result, or give --minutes {math.ceil(space.step_seconds * LEAST_STEPS / 60)}"
+            f"a rough result, or give --minutes {math.ceil(budget.minutes / budget.share(space.step_seconds))}"
         )
     if inference is not None and inference + BESIDE > memory:
         yield (
