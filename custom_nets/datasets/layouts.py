@@ -191,17 +191,21 @@ def bids(record: Record, folders: Folders) -> list[FoundCase]:
 
 
 def pairs(record: Record, folders: Folders) -> list[FoundCase]:
-    """Finds images and label files by the patterns of their names; they may lie in different folders."""
+    """Finds images and label files by the patterns of their names; they may lie in different folders.
+
+    A pattern with slashes is one of the folders above as well: `images/(?P<id>.+)` and `labels/(?P<id>.+)`.
+    """
     found = []
     for image_name, label_name in record.pairs:
         images, labels = (_matching(pattern, folders) for pattern in (image_name, label_name))
         for key, files in images.items():
             for file in files:
-                label = labels.get(key, [])
+                label = labels.get(key) or _beside(file, image_name, _paired(key, label_name))
                 found.append(FoundCase(stem(file), file, [f for f in label if f.parent == file.parent] or label))
         for key, files in labels.items():
             for file in files if key not in images else ():  # listed as a case, its check names it
-                image = file.with_name(_paired(key, image_name) + file.name[len(stem(file)) :])
+                above = file.parents[label_name.count("/")]
+                image = above / (_paired(key, image_name) + file.name[len(stem(file)) :])
                 found.append(FoundCase(stem(image), image, [file]))
     return found
 
@@ -340,11 +344,19 @@ def _preferred(labels: Sequence[Path], ends: Sequence[str]) -> list[Path]:
 
 def _matching(pattern: str, folders: Folders) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = defaultdict(list)
-    for files in folders.values():
+    parts = pattern.count("/")
+    for folder, files in folders.items():
+        place = "".join(f"{part}/" for part in folder.parts[len(folder.parts) - parts :])
         for file in files:
-            if match := re.fullmatch(pattern, stem(file)):
+            if match := re.fullmatch(pattern, f"{place}{stem(file)}"):
                 found[match["id"]].append(file)
     return found
+
+
+def _beside(image: Path, image_name: str, label: str) -> list[Path]:
+    """Returns the label file of an image in a folder that is not searched, such as `labels`."""
+    above = image.parents[image_name.count("/")]
+    return [file for suffix in SUFFIXES if (file := above / f"{label}{suffix}").is_file()]
 
 
 def _paired(identity: str, pattern: str) -> str:

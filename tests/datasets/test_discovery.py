@@ -1,6 +1,7 @@
 """Data sets are recognised by their names and contents, and taken for what the user names."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,6 +239,33 @@ class TestOtherDataSets:
             ("p1_scan.nii.gz", "p1_mask.nii.gz"),
             ("p2_scan.nii.gz", "p2_mask.nii.gz"),
         ]
+
+    @pytest.mark.parametrize("labels", ["labels", "masks"])
+    def test_pairs_of_two_folders_bear_one_name(self, tmp_path, write_nifti, labels):
+        for number in (1, 2):
+            write_nifti(tmp_path / "data" / "images" / f"p{number}.nii.gz")
+            write_nifti(tmp_path / "data" / labels / f"p{number}.nii.gz", value=1)
+        file = tmp_path / "own.yaml"
+        file.write_text(
+            "title: Own\nchannels: {CT: {kind: CT}}\nlayouts: [pairs]\nlabels: {1: kidney}\n"
+            f"pairs: [{{image: 'images/(?P<id>.+)', label: '{labels}/(?P<id>.+)'}}]\n"
+        )
+        items = datalist(tmp_path / "data", dataset=file)
+        assert [(item["case"], Path(item["image"]).parts[-2:], Path(item["label"]).parts[-2:]) for item in items] == [
+            (case, ("images", f"{case}.nii.gz"), (labels, f"{case}.nii.gz")) for case in ("p1", "p2")
+        ]
+
+    def test_a_label_whose_image_is_missing_is_named(self, tmp_path, write_nifti):
+        write_nifti(tmp_path / "data" / "images" / "p1.nii.gz")
+        for number in (1, 2):
+            write_nifti(tmp_path / "data" / "masks" / f"p{number}.nii.gz", value=1)
+        file = tmp_path / "own.yaml"
+        file.write_text(
+            "title: Own\nchannels: {CT: {kind: CT}}\nlayouts: [pairs]\nlabels: {1: kidney}\n"
+            "pairs: [{image: 'images/(?P<id>.+)', label: 'masks/(?P<id>.+)'}]\n"
+        )
+        with pytest.raises(InputError, match=r"images/p2\.nii\.gz"):
+            datalist(tmp_path / "data", dataset=file)
 
     def test_a_record_that_does_not_fit_says_what_was_looked_for(self, brats2020):
         with pytest.raises(

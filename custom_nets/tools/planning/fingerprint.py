@@ -146,7 +146,7 @@ def labelled_data(
         titles = ", ".join(record.title for record in records) or "files whose names do not tell images from labels"
         msg = (
             f"{dataset_dir}: holds {titles}; a bundle is for one data set: name its record (--dataset NAME, or a FILE "
-            "of your own, see docs/data_sets.md)"
+            "of your own, in which 'pairs' tells images from labels, see docs/data_sets.md)"
         )
         raise InputError(msg)
     record = records[0]
