@@ -126,7 +126,7 @@ def labelled_cases(
     for name in {item["dataset"] for item in items if item.get("dataset")}:
         get_record(name).require_labels().select(regions)
     total = len(items)
-    for note in duplicate_notes(items) if section == "training" and check else ():
+    for note in duplicate_notes(items, channels=True) if section == "training" and check else ():
         logger.warning(note)
     if section != "all":
         if leave_out and (split_file is None or not split_exists(split_file)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple, get_args
 
@@ -39,18 +39,19 @@ def check_identity_option(identity_affines: str) -> None:
         raise InputError(msg)
 
 
-def describe_cases(items: Sequence[Item]) -> list[str]:
+def describe_cases(items: Sequence[Item], sums_of_voxels: Iterable[tuple[str, bytes]] = ()) -> list[str]:
     """Returns a line for each oddity.
 
     Args:
         items: as `datalist` gives them; files that cannot be read are passed over.
+        sums_of_voxels: see `duplicate_notes`.
     """
     oddities = _read_oddities(items)
     notes = [
         _identity_note(oddities, items),
         _float_note(oddities, items),
         *geometry_notes(items),
-        *duplicate_notes(items),
+        *duplicate_notes(items, sums_of_voxels),
     ]
     return [note for note in notes if note]
 

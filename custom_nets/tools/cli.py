@@ -93,8 +93,11 @@ def check(
     items = items_of(found, modalities, missing_modalities)
     record = found[0].record if len(found) == 1 else None
     names = modalities or (record.channel_names if record else None)
+    sums: list[tuple[str, bytes]] = []
     check_one = partial(
-        check_voxels_of_case if voxels else check_case, modalities=names, missing_modalities=missing_modalities
+        partial(check_voxels_of_case, sums=sums) if voxels else check_case,
+        modalities=names,
+        missing_modalities=missing_modalities,
     )
     good, faults = check_datalist(items, check_one, max_workers=2 if voxels else 8)  # scans of CT may be large
     for entry in found:
@@ -106,7 +109,7 @@ def check(
             print(f"channels: {', '.join(entry.record.channel_names)}; label numbers: {numbers}{regions}")
     labelled = sum("label" in item for item in good)
     print(f"{len(items)} cases, {len(good)} without fault ({labelled} with a label)")
-    for note in describe_cases(good):
+    for note in describe_cases(good, sums):
         print(note)
     for fault in faults:
         print(f"fault: {fault}")

@@ -41,6 +41,9 @@ EMPTY_SHARE = 0.1
 OUTSIDE_SHARE = 0.5
 """Labels lie in the body; so many voxels outside are another case's, or are shifted."""
 
+SCALED = 0.9999
+"""Two modalities of one head do not correlate so well; a copy that was scaled and rounded does."""
+
 _BACKGROUND_SHARE = 0.02
 _SAMPLE = 1 << 18
 
@@ -105,10 +108,9 @@ def check_voxels(
                 warn_once(f"{place(index)}: {name} {note}")
     if not warn:
         return
-    for index, other in _twins(volume):
-        warn_once(
-            f"{place(index)}: {names[index]} holds the same voxels as {names[other]}; give the file of each channel"
-        )
+    for index, other, how in _twins(volume):
+        found = f"{names[index]} holds the same voxels as {names[other]}{how}"
+        warn_once(f"{place(index)}: {found}; give the file of each channel")
     for index, note in _missing_slices(volume, names, kinds):
         warn_once(f"{place(index)}: {names[index]} {note}")
 
@@ -166,11 +168,29 @@ def _missing_slices(volume: torch.Tensor, names: Sequence[str], kinds: Sequence[
                 )
 
 
-def _twins(volume: torch.Tensor) -> Iterator[tuple[int, int]]:
-    """Yields each channel that holds what an earlier one does, with that one; but for channels of zeros."""
+def _twins(volume: torch.Tensor) -> Iterator[tuple[int, int, str]]:
+    """Yields each channel that holds what an earlier one does, also scaled, with that one; zeros aside."""
+    if len(volume) == 1:
+        return
+    samples = [_sample(channel) for channel in volume]
     for index in range(1, len(volume)):
-        same = (other for other in range(index) if torch.equal(volume[index], volume[other]) and volume[index].any())
-        yield from ((index, other) for other in [next(same, None)] if other is not None)
+        for other in range(index):
+            if torch.equal(volume[index], volume[other]):
+                if volume[index].any():
+                    yield index, other, ""
+                    break
+            elif _correlation(samples[index], samples[other]) > SCALED:
+                yield index, other, ", scaled"
+                break
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Returns how well a straight line fits two channels where either is not 0; 0 where one is constant there."""
+    inside = (one != 0) | (other != 0)
+    pair = np.stack([one[inside], other[inside]]).astype(np.float64)
+    if pair.shape[1] < 3 or not pair.std(1).all():
+        return 0.0
+    return float(abs(np.corrcoef(*pair).item(1)))
 
 
 @functools.cache
@@ -232,6 +252,11 @@ def _outlier_notes(channel: torch.Tensor, least: float, most: float) -> Iterator
         yield (
             f"holds values from {least:g} to {most:g}, both ends of 16 bits: bright voxels became negative; export it "
             "again with a wider type"
+        )
+    elif least < -usual / 2 < 0 and (sample == 0).mean() > _BACKGROUND_SHARE and (values == np.round(values)).all():
+        yield (
+            f"holds {_share(channel < 0)} below 0, down to {least:g}, on a background of 0, in whole numbers: an MRI "
+            "has none unless it was scaled, or read with a sign that it has not; export it again"
         )
     if max(-least, most) > OUTLIER * usual > 0:
         beyond = _share(channel.abs() > OUTLIER * usual)

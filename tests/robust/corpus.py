@@ -255,7 +255,7 @@ def write_slice(folder: Path, number: int, pixels: np.ndarray, **changes: Any) -
 
 
 def write_series(folder: Path, first: int = 0, **changes: Any) -> None:
-    volume, _ = abdomen()
+    volume, _ = abdomen(seed=folder.name == "P1")
     for number in range(SHAPE[2]):
         write_slice(folder, number + first, volume[..., number], **changes)
 

@@ -92,6 +92,21 @@ def _upper_half_zero(voxels: np.ndarray) -> np.ndarray:
     return np.where(np.arange(voxels.shape[2]) < voxels.shape[2] // 2, voxels, 0)
 
 
+def _halved(end: str) -> c.Edit:
+    return c.voxels(lambda a: a // 2, end, dtype=np.int16)
+
+
+def _wrapped(end: str) -> c.Edit:
+    return c.voxels(lambda a: np.where(a > 450, a - 1024, a), end, dtype=np.int16)
+
+
+def _saved_again(root: Path) -> None:
+    """Other types and headers, the same voxels."""
+    _same_scan(root)
+    for end in c.ENDS:
+        c.voxels(lambda a: a, end)(root / NEXT)
+
+
 def _same_scan(root: Path) -> None:
     for file in (root / c.GOOD[0]).iterdir():
         target = root / NEXT / file.name.replace(c.GOOD[0], NEXT)
@@ -709,6 +724,8 @@ _REPORTED = [
     brain("label_is_image", "the label is a copy of the FLAIR", _copied_over("flair", "seg")),
     brain("image_is_label", "the FLAIR is a copy of the label", _copied_over("seg", "flair")),
     brain("same_twice", "the T1ce is a copy of the T1", _copied_over("t1", "t1ce")),
+    brain("scaled_copy", "the T1ce is a copy of the T1, scaled", _copied_over("t1", "t1ce"), _halved("t1ce")),
+    brain("wrapped", "bright voxels of a T1 have become negative whole numbers", _wrapped("t1")),
     brain("cut_short", "the upper half of a T1 is 0", c.voxels(_upper_half_zero, "t1")),
     brain(
         "overflowed",
@@ -721,6 +738,7 @@ _REPORTED = [
         c.voxels(lambda a: np.roll(a, a.shape[0] // 2, 0), "seg", dtype=np.uint8),
     ),
     brain_set("same_scan", "another case holds copies of a case's files", _same_scan),
+    brain_set("same_scan_saved_again", "another case holds a case's voxels in files of another type", _saved_again),
     liver("ct_cut_short", "the upper half of a scan is 0", c.voxels(_upper_half_zero, c.VOLUME)),
     brain("background_minus_1", "the background of a FLAIR is -1", c.voxels(lambda a: np.where(a == 0, -1, a))),
     brain("background_65535", "the background of a FLAIR is 65535", c.voxels(lambda a: np.where(a == 0, 65535, a))),

@@ -153,7 +153,7 @@ def test_only_of_brains_without_skull_is_a_background_expected(caplog, record):
 def test_a_record_tells_which_channel_is_ct(caplog):
     channels = {"low": {"kind": "CT"}, "PET": {"kind": "other"}}
     record = parse_record({"title": "PET/CT", "channels": channels, "layouts": ["files"]}, "pet")
-    image = torch.as_tensor(np.stack([ct() + 1024, ct() + 1023]))
+    image = torch.as_tensor(np.stack([ct() + 1024, (ct() + 1023) ** 2]))
     check_voxels(image, ("low", "PET"), str, record=record)
     assert [message.split()[1] for message in caplog.messages] == ["low"]
 
@@ -163,9 +163,27 @@ def test_a_label_map_as_an_image(caplog):
 
 
 def test_a_channel_that_is_there_twice(caplog):
-    image = torch.as_tensor(np.stack([brain(), brain() * 2, brain(), np.zeros(SHAPE), np.zeros(SHAPE)]))
+    other = brain() + 30 * (brain() > 0) * np.random.default_rng(1).normal(size=SHAPE)
+    image = torch.as_tensor(np.stack([brain(), other, brain(), np.zeros(SHAPE), np.zeros(SHAPE)]))
     check_voxels(image, ("T1", "T2", "T1ce", "a", "b"), str, absent=True)
     assert caplog.messages == ["2: T1ce holds the same voxels as T1; give the file of each channel"]
+
+
+@pytest.mark.parametrize(
+    "copy", [brain() * 2, np.where(brain() > 0, 4000 - brain(), 0), np.round(brain() / 2), brain() + 9]
+)
+def test_a_scaled_channel_is_a_copy(caplog, copy):
+    check_voxels(torch.as_tensor(np.stack([brain(), copy])), ("T1", "T2"), str)
+    assert caplog.messages == ["1: T2 holds the same voxels as T1, scaled; give the file of each channel"]
+
+
+def test_negative_whole_numbers_beside_a_background_of_0(caplog):
+    wrapped = np.where(brain() > 500, brain().round() - 1024, brain().round())
+    assert re.search(r"holds [\d,]+ voxels \(\d+ %\) below 0, down to -\d+", notes(caplog, wrapped, ("T1",)))
+
+
+def test_what_a_spline_leaves_below_0_passes(caplog):
+    assert notes(caplog, np.where(brain() > 500, brain().round(), -20 * (brain() > 0)), ("T1",)) == ""
 
 
 def test_said_once(caplog):
