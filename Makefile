@@ -38,7 +38,8 @@ ifdef DATA
 DEMO        := demo/own_data
 DEMO_DATA   := $(DATA)
 DEMO_CONFIG := $(DEMO)/bundle/configs
-DEMO_KEYS   := --test 0.2
+SPLIT_KEYS  := --test 0.2
+EVAL_KEYS   := --evaluation_section test
 else
 DEMO        := demo/$(BUNDLE)
 PHANTOMS    := $(PHANTOMS_$(BUNDLE))
@@ -51,7 +52,7 @@ OVERFIT := demo/$(BUNDLE)_overfit
 RUN  := $(BIN)/python -W ignore::UserWarning -W ignore::FutureWarning -m monai.bundle run
 # a process for each core, and a thread for each process: small convolutions gain nothing from more
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
-KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models $(DEMO_KEYS)
+KEYS := --dataset_dir "$(DEMO_DATA)" --ckpt_dir $(DEMO)/models
 
 .PHONY: venv demo overfit test test-slow torture test-label lint docs bench bench-accuracy clean
 .DEFAULT_GOAL := help
@@ -82,10 +83,10 @@ else
 	@$(BIN)/custom-nets new bundle --data "$(DATA)" --network $(NETWORK) --minutes $(MINUTES) --folder $(DEMO)
 endif
 	@echo "== 2/4 training (python -m monai.bundle run training …)"
-	@$(RUN) training --config_file "['$(DEMO_CONFIG)/train.json'$(DEMO_JSON)]" $(KEYS) --output_dir $(DEMO)/run
+	@$(RUN) training --config_file "['$(DEMO_CONFIG)/train.json'$(DEMO_JSON)]" $(KEYS) $(SPLIT_KEYS) --output_dir $(DEMO)/run
 	@echo "== 3/4 evaluation on cases that training never saw, every voxel of the native grid"
 	@$(RUN) evaluating --config_file "['$(DEMO_CONFIG)/train.json','$(DEMO_CONFIG)/evaluate.json'$(DEMO_JSON)]" $(KEYS) \
-		--output_dir $(DEMO)/run $(EVAL_KEYS)
+		$(SPLIT_KEYS) --output_dir $(DEMO)/run $(EVAL_KEYS)
 	@echo "== 4/4 inference: labels, meshes, volumes, pictures"
 	@$(RUN) inferring --config_file "['$(DEMO_CONFIG)/inference.json'$(DEMO_JSON)]" $(KEYS) \
 		--output_dir $(DEMO)/results --split_file $(DEMO)/run/split.json
