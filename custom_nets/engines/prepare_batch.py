@@ -20,8 +20,8 @@ class PreparePointsBatch(PrepareBatch):
         uncertain_share: share of points left to the network, as in `SamplePointsd`.
 
     Batch keys: `image` `[B, C, H, W, D]` (any floating dtype), `points` `[B, N, 3]`, `point_labels` `[B, N, R]`, and
-    where there is one `auxiliary_target` `[B, R, h, w, d]`; where images are padded to the largest of the batch,
-    `image_size` `[B, 3]`, which the network is given as `sizes`.
+    where there is one `auxiliary_target` `[B, R, h, w, d]`. Where `image_size` `[B, 3]` tells that images are padded to
+    the largest of the batch, the network is given it as `sizes`.
     """
 
     def __init__(self, num_points: int = 0, uncertain_share: float = 0.0) -> None:
@@ -49,7 +49,9 @@ class PreparePointsBatch(PrepareBatch):
             candidates = points.shape[1] - (self.num_points - self.num_uncertain)
             choice = {"candidates": candidates, "uncertain": self.num_uncertain}
         if "image_size" in batchdata:
-            choice["sizes"] = move("image_size")
+            whole = list(batchdata["image"].shape[2:])
+            if any(size != whole for size in batchdata["image_size"].tolist()):
+                choice["sizes"] = move("image_size")
         return move("image"), (move("point_labels"), auxiliary), (points,), choice
 
 

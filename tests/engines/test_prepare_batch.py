@@ -1,9 +1,11 @@
 """What trainers take from a batch."""
 
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 
 from custom_nets.engines import PreparePointsBatch, PrepareReconstructionBatch
+from custom_nets.networks import PyramidOSSNet
+from custom_nets.transforms import SamplePointsd
 
 
 def test_image_targets_and_points_are_told_apart():
@@ -43,6 +45,14 @@ def test_the_sizes_of_padded_images_are_told_to_the_network():
     batch = {"image": torch.ones(1), "points": torch.zeros(1, 16, 3), "point_labels": torch.ones(1)}
     options = PreparePointsBatch()(batch | {"image_size": torch.tensor([[3, 4, 5]])}, "cpu")[3]
     assert options["sizes"].tolist() == [[3, 4, 5]]
+
+
+def test_images_of_one_size_train_a_network_that_takes_no_other():
+    item = {"image": torch.rand(1, 16, 16, 16), "label": torch.rand(2, 16, 16, 16) > 0.5}
+    items = [SamplePointsd(num_points=8, border_balance=0)(item) for _ in range(2)]
+    image, (labels, _), points, options = PreparePointsBatch()(list_data_collate(items), "cpu")
+    assert options == {}
+    assert PyramidOSSNet(1, 2)(image, *points, **options)[0].shape == labels.shape
 
 
 def test_the_image_is_a_target_beside_its_regions():
