@@ -15,6 +15,7 @@ import yaml
 
 from custom_nets.datasets import split_folds
 from custom_nets.datasets.record import Record
+from custom_nets.datasets.splits import split_section
 from custom_nets.errors import InputError
 from custom_nets.io.files import atomic_file
 from custom_nets.tools.bundle_builder import build_bundle
@@ -88,11 +89,10 @@ def new_bundle(
 def _plan_fold(items: Sequence[Mapping[str, Any]], fold: int | None, folds: int | None) -> HeldOut | None:
     if fold is None and folds is None:
         return None
-    parts, _ = split_folds(items, 5 if folds is None else folds)
-    if fold is not None and not 0 <= fold < len(parts):
-        msg = f"fold is {fold}; expected 0 to {len(parts) - 1}, one of {len(parts)} folds"
-        raise InputError(msg)
-    return HeldOut(fold, len(parts), max(map(len, parts)) if fold is None else len(parts[fold]))
+    number = 5 if folds is None else folds
+    if fold is None:
+        return HeldOut(None, number, max(map(len, split_folds(items, number)[0])))
+    return HeldOut(fold, number, len(split_section(items, "validation", fold=fold, folds=number)))
 
 
 def _check_spacing(record: Record, spacing: Sequence[float] | None) -> None:

@@ -261,7 +261,7 @@ def make_plan(
         timer: tells the seconds of a step, where minutes are given.
 
     Raises:
-        InputError: when nothing fits into the memory, or minutes are none.
+        InputError: when nothing fits into the memory, or the minutes are not more than 0.
     """
     if minutes is not None and not minutes > 0:
         msg = f"minutes is {minutes:g}; expected more than 0, such as --minutes 10, or none for a whole training"
@@ -310,13 +310,16 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
             ]
             yield _Grid(downsampling, [math.ceil(side / d) for side, d in zip(size, downsampling, strict=True)])
 
+    def view_of(grid: _Grid) -> list[int] | None:
+        return grid.view(usual) if grid.small and alike else None
+
     def build(grid: _Grid) -> PyramidOSSNet:
         return PyramidOSSNet(
             len(fingerprint.channels),
             len(fingerprint.regions),
             downsampling=grid.downsampling,
             channels=grid.channels,
-            settings=PyramidSettings(depths=grid.depths, grid_size=grid.view(usual) if grid.small and alike else None),
+            settings=PyramidSettings(depths=grid.depths, grid_size=view_of(grid)),
         )
 
     def images_a_step(grid: _Grid) -> int:
@@ -324,14 +327,14 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
 
     bound = f"{least} is the least planned, for the decoder sees every voxel"
     fitted = _fit_finest(grids(), CELLS["size"], budget, shape, build, images_a_step, bound)
-    grid = fitted.grid
+    grid, view = fitted.grid, view_of(fitted.grid)
     step, step_reason = _lattice(fingerprint, "voxel", 2)
-    if grid.small and alike:
+    if view is not None:
         sides = " x ".join(f"{side:g}" for side in usual)
         images = [
             Choice(
                 "grid_size",
-                grid.view(usual),
+                view,
                 f"cells of the encoder's view of each image, of typically {sides} voxels, so that images of different "
                 f"sizes make a batch without padding; {fitted.bound}",
             )
@@ -362,7 +365,7 @@ def _plan_size(fingerprint: Fingerprint, budget: Budget) -> tuple[Grid, _Space]:
     ]
     largest = (shape[0], *(max(sides) for sides in zip(size, *contents.tolist(), strict=True)))
     inference = estimate_memory(build(grid), OccupancyInferer(), largest, torch.device("cpu"))["peak"]
-    return "view" if grid.small and alike else "size", fitted.space(choices, inference)
+    return "size" if view is None else "view", fitted.space(choices, inference)
 
 
 def _plan_spacing(fingerprint: Fingerprint, budget: Budget) -> _Space:

@@ -128,6 +128,21 @@ def test_data_that_no_bundle_can_learn_from_is_refused(tmp_path, settings, fault
     assert not (tmp_path / "knees").exists()
 
 
+@pytest.mark.parametrize(
+    ("keys", "planned", "training"),
+    [({"fold": 1, "folds": 3}, {"fold": 1, "folds": 3}, 4), ({"folds": 4}, {"folds": 4}, 4), ({}, {}, 5)],
+)
+def test_a_fold_is_planned_as_a_run_divides_the_cases(tmp_path, keys, planned, training):
+    plan = new_bundle(tmp_path / "knees", write_cases(tmp_path / "data", cases=6), **keys)
+    assert {key: plan.keys[key] for key in ("fold", "folds") if key in plan.keys} == planned
+    assert f"of {training} training cases" in [c.reason for c in plan.choices if c.key == "batch_size"]
+
+
+def test_a_fold_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"fold=5: the split has the folds 0 to 4"):
+        new_bundle(tmp_path / "knees", write_cases(tmp_path / "data", cases=6), fold=5)
+
+
 def _flat(root):
     """Cases of one slice."""
     write_cases(root)
